@@ -1,0 +1,150 @@
+/**
+ * The contract of a device: buffers and kernels.
+ * A backend must not know tensors, shapes' meaning, gradients, lifetimes, models or methods: those live above it.
+ * Kernels are functional: they return new buffers, never alias or write an argument (those listed under InPlaceKernels excepted).
+ * Enqueueing is synchronous; an error may surface at the next read() or flush(); what must be awaited is awaited in the backend's factory.
+ * Sizes and positions are counted in elements. All arithmetic is in f32; f16 and bf16 operands are widened when loaded.
+ */
+import type { DType, Shape, TypedArray } from "./dtype.ts"
+import type { Expr } from "./expr.ts"
+
+/** Opaque to everybody but the backend that made it. */
+export interface DeviceBuffer {
+  readonly dtype: DType
+  readonly length: number
+}
+
+/** What the device can do; the conformance kit tests it in both directions (what is declared absent must throw E_UNSUPPORTED). */
+export interface Supports {
+  /** Element types that upload() takes and kernels may load. "f32", "i32" and "u32" are required. */
+  readonly dtypes: readonly DType[]
+  /** Largest buffer, in bytes. Core splits weights and vocabulary so that no operand is larger. */
+  readonly maxBufferBytes: number
+}
+
+export interface Backend {
+  readonly name: string
+  readonly specVersion: 1
+  readonly supports: Supports
+  /** Copies host memory to a new buffer. Throws E_UNSUPPORTED (dtype), E_BUFFER_SIZE. */
+  upload(data: TypedArray, dtype: DType): DeviceBuffer
+  /** Gives the memory back. The buffer must not be used afterwards. */
+  free(buffer: DeviceBuffer): void
+  /** Copies a buffer to the host, after everything enqueued before. */
+  read(buffer: DeviceBuffer): Promise<TypedArray>
+  /** Resolves when everything enqueued has run. */
+  flush(): Promise<void>
+  readonly kernels: RequiredKernels & Partial<FusedKernels> & Partial<InPlaceKernels>
+}
+
+/** An operand of `map`; its shape broadcasts to the output's as in NumPy. */
+export interface MapInput {
+  readonly buffer: DeviceBuffer
+  readonly shape: Shape
+}
+
+/** One axis in the middle of a row-major array: [outer, n, inner]. */
+export interface Axis {
+  readonly outer: number
+  readonly n: number
+  readonly inner: number
+}
+
+/** C[i] = op(A[i]) · op(B[i]) for i < batch; op(A) is [m, k], stored [k, m] when transA; op(B) is [k, n], stored [n, k] when transB. */
+export interface MatmulDims {
+  readonly batch: number
+  readonly m: number
+  readonly n: number
+  readonly k: number
+  readonly transA: boolean
+  readonly transB: boolean
+}
+
+export interface RequiredKernels {
+  /** out[i] = expr(inputs at i), one pass. `dtype` is f32, i32 or a 16-bit float of `supports.dtypes` (rounded to nearest even). */
+  map(expr: Expr, inputs: readonly MapInput[], scalars: readonly number[], shape: Shape, dtype: DType): DeviceBuffer
+  /** Over the middle axis: [outer, n, inner] → [outer, inner], f32. The sum of nothing is 0, the maximum of nothing -Infinity. */
+  reduce(op: "sum" | "max", x: DeviceBuffer, axis: Axis): DeviceBuffer
+  /** Batched product, f32 out. Operands may be f32, f16 or bf16. */
+  matmul(a: DeviceBuffer, b: DeviceBuffer, dims: MatmulDims): DeviceBuffer
+  /** Rows of table [rows, width] by ids (i32, [n]) → [n, width] in f32. Ids are inside 0…rows-1: checked above. */
+  gather(table: DeviceBuffer, ids: DeviceBuffer, dims: { rows: number; width: number; n: number }): DeviceBuffer
+  /** out[ids[i]] += x[i] into zeros [rows, width]; x is [n, width]. Equal ids add up in the order of i. */
+  scatterAdd(x: DeviceBuffer, ids: DeviceBuffer, dims: { rows: number; width: number; n: number }): DeviceBuffer
+  /** Output axis j is input axis axes[j]. */
+  permute(x: DeviceBuffer, shape: Shape, axes: readonly number[]): DeviceBuffer
+  /** [outer, n, inner] → [outer, length, inner] from `start`. */
+  slice(x: DeviceBuffer, axis: Axis & { readonly start: number; readonly length: number }): DeviceBuffer
+  /** Joins [outer, n_i, inner] along the middle axis. */
+  concat(xs: readonly DeviceBuffer[], axis: { outer: number; ns: readonly number[]; inner: number }): DeviceBuffer
+  /** n words of Threefry-2x32 (20 rounds): word 2i and 2i+1 are the block with counter [i, 0] under `key`. Equal on every backend. */
+  randomBits(key: readonly [number, number], n: number): DeviceBuffer
+}
+
+/** Shapes of an attention: q [batch, queries, heads, dim], k and v [batch, keys, kvHeads, dim]; heads is a multiple of kvHeads. */
+export interface AttentionDims {
+  readonly batch: number
+  readonly queries: number
+  readonly keys: number
+  readonly heads: number
+  readonly kvHeads: number
+  readonly dim: number
+  /** Multiplies q·k. */
+  readonly scale: number
+  /** Query i sees keys j ≤ i + offset; keys - queries when a cache comes before. */
+  readonly offset: number
+  /** Query i sees keys j > i + offset - window. */
+  readonly window?: number
+}
+
+/** Optional: each is checked by the kit against its decomposition in core, which is used where it is missing. */
+export interface FusedKernels {
+  /** Along the last axis of [rows, n]. */
+  softmax(x: DeviceBuffer, rows: number, n: number): DeviceBuffer
+  /** y = x · rsqrt(mean(x²) + eps) · weight; x [rows, n], weight [n]. */
+  rmsNorm(x: DeviceBuffer, weight: DeviceBuffer, dims: { rows: number; n: number; eps: number }): DeviceBuffer
+  /** Gradient of rmsNorm with respect to x. */
+  rmsNormBackward(
+    x: DeviceBuffer,
+    weight: DeviceBuffer,
+    dy: DeviceBuffer,
+    dims: { rows: number; n: number; eps: number },
+  ): DeviceBuffer
+  /** Causal attention; `valid` (i32 [batch, keys]) hides keys that hold 0. A query that sees no key gets the mean of all v. */
+  attention(
+    q: DeviceBuffer,
+    k: DeviceBuffer,
+    v: DeviceBuffer,
+    valid: DeviceBuffer | undefined,
+    dims: AttentionDims,
+  ): DeviceBuffer
+  /** dq, dk, dv of attention. */
+  attentionBackward(
+    q: DeviceBuffer,
+    k: DeviceBuffer,
+    v: DeviceBuffer,
+    valid: DeviceBuffer | undefined,
+    dy: DeviceBuffer,
+    dims: AttentionDims,
+  ): readonly [DeviceBuffer, DeviceBuffer, DeviceBuffer]
+}
+
+/** Scalars of one AdamW step (Loshchilov & Hutter 2019, decoupled decay): see train's adamw for the formula. */
+export interface AdamWScalars {
+  readonly learningRate: number
+  readonly beta1: number
+  readonly beta2: number
+  readonly epsilon: number
+  readonly weightDecay: number
+  /** 1 - beta1^t and 1 - beta2^t. */
+  readonly correction1: number
+  readonly correction2: number
+  /** Multiplies the gradient first (clipping). */
+  readonly gradScale: number
+}
+
+/** Optional kernels that write into their arguments; the only ones that may. */
+export interface InPlaceKernels {
+  /** Updates p, m and v, all f32 of equal length. */
+  adamw(p: DeviceBuffer, g: DeviceBuffer, m: DeviceBuffer, v: DeviceBuffer, scalars: AdamWScalars): void
+}

@@ -1,0 +1,209 @@
+/**
+ * Who owns which buffer, and for how long: one engine per backend.
+ * Every tensor made inside a scope dies with it unless it is returned or saved for a gradient. Scopes are synchronous, so at any
+ * await no scope is open and programs that interleave on one backend cannot disturb each other.
+ */
+import type { Backend, DeviceBuffer } from "./backend.ts"
+import type { DType, Shape, TypedArray } from "./dtype.ts"
+import { hostArray, sizeOf } from "./dtype.ts"
+import { invariant, PeftError } from "./errors.ts"
+import { constant } from "./expr.ts"
+import { isTensor, Tensor } from "./tensor.ts"
+
+/** A buffer with the number of tensors and gradient records that still need it. */
+export interface Storage {
+  buffer: DeviceBuffer | undefined
+  refs: number
+}
+
+/** One recorded operation: whom its output's gradient goes to, and how. */
+export interface TapeNode {
+  readonly output: Tensor
+  readonly inputs: readonly Tensor[]
+  readonly saved: readonly Tensor[]
+  gradient(dy: Tensor): readonly (Tensor | undefined)[]
+}
+
+export interface Engine {
+  readonly backend: Backend
+  /** Tensors of the innermost open scope. */
+  scope: Set<Tensor> | undefined
+  /** Where operations are being recorded. */
+  tape: TapeNode[] | undefined
+  /** While a block runs unrecorded: collects the tensors from outside it that need a gradient. */
+  outside: Set<Tensor> | undefined
+  /** Buffers now alive: equal at step 10 and step 200. */
+  liveBuffers: number
+  readonly abandoned: FinalizationRegistry<Storage>
+}
+
+const engines = new WeakMap<Backend, Engine>()
+
+/** The engine of a backend: the same one for as long as the backend lives. */
+export function engineOf(backend: Backend): Engine {
+  const known = engines.get(backend)
+  if (known) return known
+  const engine: Engine = {
+    backend,
+    scope: undefined,
+    tape: undefined,
+    outside: undefined,
+    liveBuffers: 0,
+    abandoned: new FinalizationRegistry((storage) => release(engine, storage)),
+  }
+  engines.set(backend, engine)
+  return engine
+}
+
+/** A tensor over a buffer that a kernel has just made. */
+export function wrap(engine: Engine, buffer: DeviceBuffer, shape: Shape): Tensor {
+  invariant(buffer.length === sizeOf(shape), `a kernel returned ${buffer.length} elements for shape [${shape}]`)
+  engine.liveBuffers++
+  return own(new Tensor(engine, { buffer, refs: 0 }, shape, buffer.dtype))
+}
+
+/** Gives a tensor to the innermost scope; outside all scopes it lives until its holder lets go of it or it is collected. */
+export function own(tensor: Tensor): Tensor {
+  tensor.storage.refs++
+  adopt(tensor)
+  return tensor
+}
+
+function adopt(tensor: Tensor): void {
+  const { engine } = tensor
+  if (engine.scope) engine.scope.add(tensor)
+  else engine.abandoned.register(tensor, tensor.storage, tensor)
+}
+
+/** Another handle on the same values, owned by the caller until `free`: outlives every scope. */
+export function hold(tensor: Tensor): Tensor {
+  const copy = new Tensor(tensor.engine, tensor.storage, tensor.shape, tensor.dtype)
+  tensor.storage.refs++
+  return copy
+}
+
+/** Gives back a handle made by `hold`, or a tensor made outside all scopes. */
+export function free(tensor: Tensor): void {
+  tensor.engine.abandoned.unregister(tensor)
+  release(tensor.engine, tensor.storage)
+}
+
+/** The buffer of a tensor. Throws E_FREED when its scope has ended. */
+export function bufferOf(tensor: Tensor): DeviceBuffer {
+  const { buffer } = tensor.storage
+  if (!buffer) {
+    throw new PeftError(
+      "E_FREED",
+      `[core] a tensor of shape [${tensor.shape}] was used after its scope; return it from the scope to keep it`,
+    )
+  }
+  return buffer
+}
+
+export function retain(tensor: Tensor): void {
+  tensor.storage.refs++
+}
+
+export function release(engine: Engine, storage: Storage): void {
+  storage.refs--
+  if (storage.refs > 0 || !storage.buffer) return
+  engine.backend.free(storage.buffer)
+  engine.liveBuffers--
+  storage.buffer = undefined
+}
+
+/** What `scope` may return: tensors, or arrays, maps and records of them; other values pass through. */
+export function scope<T>(engine: Engine, body: () => T): T {
+  const outer = engine.scope
+  const inner = new Set<Tensor>()
+  engine.scope = inner
+  let result: T | undefined
+  let done = false
+  try {
+    result = body()
+    done = true
+    return result
+  } finally {
+    engine.scope = outer
+    const kept = done ? collect(result, new Set()) : new Set<Tensor>()
+    for (const tensor of inner) {
+      if (kept.has(tensor)) adopt(tensor)
+      else release(engine, tensor.storage)
+    }
+  }
+}
+
+function collect(value: unknown, found: Set<Tensor>): Set<Tensor> {
+  if (isTensor(value)) {
+    found.add(value)
+    if (value.transposeOf) found.add(value.transposeOf)
+  } else if (Array.isArray(value)) for (const v of value) collect(v, found)
+  else if (value instanceof Map) for (const v of value.values()) collect(v, found)
+  else if (typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype) {
+    for (const v of Object.values(value)) collect(v, found)
+  }
+  return found
+}
+
+/** Runs `body` with nothing recorded. */
+export function noGrad<T>(engine: Engine, body: () => T): T {
+  const { tape } = engine
+  engine.tape = undefined
+  try {
+    return body()
+  } finally {
+    engine.tape = tape
+  }
+}
+
+/** Copies host values to the device. Throws E_SHAPE when `data` does not fill `shape`. */
+export function tensor(
+  backend: Backend,
+  data: TypedArray | readonly number[],
+  shape: Shape,
+  dtype: DType = "f32",
+): Tensor {
+  if (data.length !== sizeOf(shape)) {
+    throw new PeftError(
+      "E_SHAPE",
+      `[core] ${data.length} values do not fill shape [${shape}], which has ${sizeOf(shape)}`,
+    )
+  }
+  const array = Array.isArray(data) ? hostArray(dtype, data.length) : (data as TypedArray)
+  if (Array.isArray(data)) array.set(data)
+  return wrap(engineOf(backend), backend.upload(array, dtype), shape)
+}
+
+/** A tensor of one value. */
+export function full(backend: Backend, shape: Shape, value: number): Tensor {
+  return wrap(engineOf(backend), backend.kernels.map(constant(value), [], [], shape, "f32"), shape)
+}
+
+/** Copies a tensor to the host; its buffer stays alive until that is done. */
+export async function read(tensor: Tensor): Promise<TypedArray> {
+  const buffer = bufferOf(tensor)
+  retain(tensor)
+  try {
+    return await tensor.engine.backend.read(buffer)
+  } finally {
+    release(tensor.engine, tensor.storage)
+  }
+}
+
+/** Replaces the values of a held tensor, such as a parameter after an optimizer step; gradients and shape stay. */
+export function assign(target: Tensor, source: Tensor): void {
+  const { engine } = target
+  invariant(target.size === source.size && target.dtype === source.dtype, "assign needs equal shapes and types")
+  invariant(target.storage.refs === 1, "assign to a tensor that is still in use")
+  const taken = source.storage.refs > 1 ? copy(source) : source
+  engine.backend.free(bufferOf(target))
+  engine.liveBuffers--
+  target.storage.buffer = bufferOf(taken)
+  taken.storage.buffer = undefined
+}
+
+function copy(source: Tensor): Tensor {
+  const { engine } = source
+  const flat = { outer: 1, n: source.size, inner: 1, start: 0, length: source.size }
+  return wrap(engine, engine.backend.kernels.slice(bufferOf(source), flat), source.shape)
+}

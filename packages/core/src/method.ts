@@ -1,0 +1,115 @@
+/**
+ * The contract of a fine-tuning method.
+ * A method sees shapes and tensors at one site. It must not know backends, storage formats, models, memory, or other methods.
+ */
+
+import type { Shape } from "./dtype.ts"
+import type { Site, SiteKind } from "./model.ts"
+import type { Tensor } from "./tensor.ts"
+import type { Weight } from "./weight.ts"
+
+/** A tensor of an adapter. */
+export interface Param {
+  readonly value: Tensor
+  readonly trainable: boolean
+  /** Written to the checkpoint. */
+  readonly saved: boolean
+  /** Optimizer group with options of its own, such as LoRA+'s "lora_B". */
+  readonly group?: string
+}
+
+export type Params = Readonly<Record<string, Tensor>>
+
+/** Makes tensors. Random ones are drawn on the host under a key of (seed, site, name), so they are equal on every backend. */
+export interface Init {
+  zeros(shape: Shape): Tensor
+  ones(shape: Shape): Tensor
+  tensor(values: Float32Array, shape: Shape): Tensor
+  /** U[low, high). */
+  uniform(name: string, shape: Shape, low: number, high: number): Tensor
+  /** N(0, std²). */
+  normal(name: string, shape: Shape, std: number): Tensor
+}
+
+export interface InitContext {
+  readonly site: Site
+  readonly shared: Params
+  readonly init: Init
+}
+
+/** What a method sees during a forward pass. */
+export interface Context {
+  readonly site: Site
+  readonly shared: Params
+  readonly training: boolean
+  /** The layer's bias, which `next` adds. */
+  readonly bias: Tensor | undefined
+  /** Inverted dropout, only in training; a recomputed block draws the same mask. */
+  dropout(x: Tensor, p: number): Tensor
+  /** Made once per adapter and key, then kept: cos and sin tables, norms of the base. No gradient flows into it. */
+  constant(key: string, make: (init: Init) => Tensor): Tensor
+}
+
+/** What `afterBackward` sees: every trainable parameter of the method by "site path" and name, with its gradient. */
+export interface StepState {
+  readonly step: number
+  readonly sites: ReadonlyMap<string, { readonly params: Params; readonly gradients: Params }>
+  /** Replaces the values of a parameter. */
+  set(param: Tensor, value: Tensor): void
+}
+
+export interface AdapterMethod {
+  readonly kind: "site"
+  readonly specVersion: 1
+  /** "lora". */
+  readonly name: string
+  /** Options as given, complete with defaults; survives JSON. */
+  readonly config: Readonly<Record<string, unknown>>
+  /** Kinds of sites it can adapt. */
+  readonly sites: readonly SiteKind[]
+  /** Whether its effect is a linear map of x, which can be merged into the base. */
+  readonly mergeable: boolean
+  /** How it is written to disk; without it the adapter can be trained but not saved. */
+  readonly format?: AdapterFormat
+  /** Frozen tensors shared by all sites (VeRA's projections). */
+  setup?(sites: readonly Site[], init: Init): Params
+  /** The parameters at one site. `base`: what remains of the base after initialisation (PiSSA, OLoRA, LoftQ). Throws E_RANK and the like. */
+  init(context: InitContext): { readonly params: Readonly<Record<string, Param>>; readonly base?: Weight }
+  /** The layer with the method over it; `next` is everything below: the base with its bias, or the adapter under this one. */
+  forward(x: Tensor, next: (x: Tensor) => Tensor, params: Params, context: Context): Tensor
+  /** Added to the loss once per site (AdaLoRA's orthogonality). */
+  penalty?(params: Params): Tensor
+  /** Between the backward pass and the optimizer (AdaLoRA's budget). */
+  afterBackward?(state: StepState): void | Promise<void>
+  /** The method of the next cycle after a merge and restart (ReMoRA). */
+  restart?(cycle: number): AdapterMethod
+}
+
+export type PeftConfig = Readonly<Record<string, unknown>>
+
+/** A method's adapter_config.json and tensor names. */
+export interface AdapterFormat {
+  /** "LORA". */
+  readonly peftType: string
+  /** Every key PEFT writes for this type beyond the common ones, with PEFT's default. */
+  readonly defaults: PeftConfig
+  /** Keys of `defaults` that `read` understands; the others are refused unless they hold their default. */
+  readonly supported: readonly string[]
+  /** The method a config describes. Throws E_CONFIG. */
+  read(config: PeftConfig): AdapterMethod
+  /** The method's own keys of adapter_config.json. */
+  write(method: AdapterMethod): PeftConfig
+  /** What follows the module path in the file: "lora_A.weight". */
+  tensorName(param: string, kind: SiteKind): string
+}
+
+/** A plugin's export: options to method, with its format for loading. */
+export type MethodFactory<Options extends object = object> = ((options?: Options) => AdapterMethod) & {
+  readonly format?: AdapterFormat
+}
+
+/** A trainable, saved parameter unless told otherwise. */
+export function param(value: Tensor, options: { trainable?: boolean; saved?: boolean; group?: string } = {}): Param {
+  const { trainable = true, saved = true, group } = options
+  return { value, trainable, saved, ...(group === undefined ? {} : { group }) }
+}

@@ -1,0 +1,138 @@
+/** Cross-entropy, whole or over pieces of the vocabulary so that the logits never exist at once. */
+import { full } from "../engine.ts"
+import { call, constant, coordinate, input } from "../expr.ts"
+import type { Op } from "../op.ts"
+import { apply } from "../op.ts"
+import { concat, map, shapeError, type Tensor } from "../tensor.ts"
+import type { Weight } from "../weight.ts"
+import { scatterAddOp } from "./linear.ts"
+
+const expOfDifference = call("exp", call("sub", input(0), input(1)))
+const isLabel = call("eq", coordinate(1), input(1))
+const labelLogit = call("select", isLabel, input(0), constant(0))
+// (exp(logit - logsumexp) - [label]) · dy
+const lossBack = call("mul", input(3), call("sub", call("exp", call("sub", input(0), input(2))), isLabel))
+
+function logSumExp(logits: Tensor): Tensor {
+  const top = logits.max(1, { keepdims: true })
+  return map(expOfDifference, [logits, top]).sum(1, { keepdims: true }).log().add(top)
+}
+
+const crossEntropyOp: Op<null> = {
+  forward([logits, labels]) {
+    const [z, ids] = [logits as Tensor, labels as Tensor]
+    const lse = logSumExp(z)
+    const picked = map(labelLogit, [z, ids.reshape([-1, 1])]).sum(1)
+    return [lse.reshape([-1]).sub(picked), lse]
+  },
+  saves: () => [0, 1],
+  gradient({ dy, inputs: [logits, labels], extra: [lse] }) {
+    return [
+      map(lossBack, [logits as Tensor, (labels as Tensor).reshape([-1, 1]), lse as Tensor, dy.reshape([-1, 1])]),
+      undefined,
+    ]
+  },
+}
+
+/** -log softmax(logits)[label] per row: logits [n, vocab], labels i32 [n] inside 0…vocab-1 → [n]. */
+export function crossEntropy(logits: Tensor, labels: Tensor): Tensor {
+  if (logits.shape.length !== 2 || labels.size !== logits.shape[0])
+    throw shapeError("crossEntropy", "[n, vocab] and [n] are needed", logits, labels)
+  return apply(crossEntropyOp, [logits, labels], null)
+}
+
+interface Piece {
+  readonly start: number
+  readonly end: number
+}
+
+/** Pieces of at most `rows` rows that do not cross the parts a weight is stored in. */
+function piecesOf(weight: Weight, rows: number): { part: number; pieces: Piece[] }[] {
+  return weight.parts.map((part, index) => {
+    const pieces: Piece[] = []
+    for (let start = part.start; start < part.end; start += rows)
+      pieces.push({ start, end: Math.min(part.end, start + rows) })
+    return { part: index, pieces }
+  })
+}
+
+// The running maximum and sum of exponentials (Milakov & Gimelshein 2018, "Online normalizer calculation for softmax").
+const rescaled = call("add", call("mul", input(0), call("exp", call("sub", input(1), input(2)))), input(3))
+const larger = call("max", input(0), input(1))
+
+const linearCrossEntropyOp: Op<{ weight: Weight; vocabChunk: number }> = {
+  forward([x, labels], { weight, vocabChunk }) {
+    const t = x as Tensor
+    const n = t.shape[0] as number
+    let top = full(t.engine.backend, [n, 1], Number.NEGATIVE_INFINITY)
+    let sum = full(t.engine.backend, [n, 1], 0)
+    for (const { pieces } of piecesOf(weight, vocabChunk)) {
+      for (const piece of pieces) {
+        const logits = t.matmul(weight.rows(piece).T)
+        const next = map(larger, [top, logits.max(1, { keepdims: true })])
+        sum = map(rescaled, [sum, top, next, map(expOfDifference, [logits, next]).sum(1, { keepdims: true })])
+        top = next
+      }
+    }
+    const lse = sum.log().add(top)
+    const picked = weight
+      .rows(labels as Tensor)
+      .mul(t)
+      .sum(1)
+    return [lse.reshape([-1]).sub(picked), lse]
+  },
+  saves: () => [0, 1],
+  gradient({ dy, inputs: [x, labels], extra: [lse], args: { weight, vocabChunk }, needs }) {
+    const [t, ids, column] = [x as Tensor, labels as Tensor, dy.reshape([-1, 1])]
+    const wanted = needs.slice(2)
+    let dx: Tensor | undefined
+    const parts = piecesOf(weight, vocabChunk).map(({ part, pieces }) => {
+      const grads = pieces.map((piece) => {
+        const rows = weight.rows(piece)
+        const p = map(softmaxTimes, [t.matmul(rows.T), lse as Tensor, column])
+        if (needs[0]) {
+          const g = p.matmul(rows)
+          dx = dx ? dx.add(g) : g
+        }
+        return wanted[part] ? p.T.matmul(t) : undefined
+      })
+      return wanted[part] ? concat(grads as Tensor[], 0) : undefined
+    })
+    if (dx) dx = dx.sub(weight.rows(ids).mul(column))
+    const atLabels = wanted.includes(true)
+      ? apply(scatterAddOp, [t.mul(column), ids], { rows: weight.shape[0] })
+      : undefined
+    return [
+      dx,
+      undefined,
+      ...parts.map((g, i) => {
+        const { start, end } = weight.parts[i] as Piece
+        return g && atLabels ? g.sub(atLabels.slice(0, start, end)) : undefined
+      }),
+    ]
+  },
+}
+
+const softmaxTimes = call("mul", input(2), call("exp", call("sub", input(0), input(1))))
+
+/**
+ * Cross-entropy of x·Wᵀ without the logits: x [n, in], W [vocab, in], labels i32 [n] → [n].
+ * `vocabChunk` logits per row exist at a time; the backward pass computes them again.
+ */
+export function linearCrossEntropy(
+  x: Tensor,
+  weight: Weight,
+  labels: Tensor,
+  options: { vocabChunk?: number } = {},
+): Tensor {
+  if (x.shape.length !== 2 || x.shape[1] !== weight.shape[1] || labels.size !== x.shape[0]) {
+    throw shapeError(
+      "linearCrossEntropy",
+      `a weight [${weight.shape}] needs [n, ${weight.shape[1]}] and labels [n]`,
+      x,
+      labels,
+    )
+  }
+  const trainable = weight.parts.flatMap((part) => (part.tensor?.requiresGrad ? [part.tensor] : []))
+  return apply(linearCrossEntropyOp, [x, labels, ...trainable], { weight, vocabChunk: options.vocabChunk ?? 4096 })
+}

@@ -1,0 +1,153 @@
+/** Reading an adapter that Hugging Face PEFT or we have written. Nothing is imported because a file names it: methods are given. */
+import type { FileSource, TensorSource } from "@peftjs/safetensors"
+import { openSafetensors, readText, toFloat32 } from "@peftjs/safetensors"
+import { attach, makeAdapter } from "../adapt.ts"
+import { assign, engineOf, scope, tensor } from "../engine.ts"
+import { PeftError } from "../errors.ts"
+import type { AdapterFormat, PeftConfig } from "../method.ts"
+import type { Site } from "../model.ts"
+import { matchTargets } from "../targets.ts"
+import { sameShape } from "../tensor.ts"
+import type { Adapter, Model, SiteState } from "../view.ts"
+import { uploadDense, type Weight } from "../weight.ts"
+import { checkSupported, configFile, keyPrefix, parseConfig, savedWithBase, targetsOf, weightsFile } from "./config.ts"
+
+export interface LoadAdapterOptions {
+  /** Factories to choose from by peft_type: `[lora]`. */
+  readonly methods: readonly { readonly format?: AdapterFormat }[]
+  /** Name on this model; "default" unless told otherwise. */
+  readonly name?: string
+  /** Throw on missing or unexpected tensors; true unless told otherwise. */
+  readonly strict?: boolean
+}
+
+/** What loading found. Keys are those of the file. */
+export interface LoadReport {
+  readonly peftType: string
+  readonly sites: number
+  readonly parameters: number
+  /** Tensors the adapter needs and the file lacks: they keep their initial values. */
+  readonly missing: readonly string[]
+  /** Tensors of the file that nothing uses. */
+  readonly unexpected: readonly string[]
+  /** Entries of target_modules that select nothing in this model. */
+  readonly unmatchedTargets: readonly string[]
+}
+
+/**
+ * Puts an adapter from a folder on a model.
+ * Throws E_PEFT_TYPE (no method given for it), E_CONFIG, E_CONFIG_UNSUPPORTED, E_JSON, E_TARGET (nothing selected), E_ADAPTER_SHAPE,
+ * E_ADAPTER_KEYS (strict), E_FILE_NOT_FOUND and the safetensors reader's errors; the model is not changed then.
+ */
+export async function loadAdapter(
+  model: Model,
+  files: FileSource,
+  options: LoadAdapterOptions,
+): Promise<{ model: Model; report: LoadReport }> {
+  const { name = "default", strict = true } = options
+  const where = `${files.name}/${configFile}`
+  const config = parseConfig(await readText(files, configFile), where)
+  const format = formatFor(config, options.methods, where)
+  checkSupported(config, format, where)
+  const method = format.read(config)
+  const match = matchTargets(model, targetsOf(config, where))
+  if (match.sites.length === 0) {
+    throw new PeftError(
+      "E_TARGET",
+      `[core] ${where}: target_modules ${JSON.stringify(config.target_modules)} select no layer of this model`,
+    )
+  }
+  const file = await openSafetensors(await files.open(weightsFile))
+  const adapter = makeAdapter(model, method, match.sites, { name, seed: 0, loaded: config })
+  const { filled, report } = await fill(model, adapter, format, file)
+  if (strict && report.missing.length + report.unexpected.length > 0) {
+    const list = (keys: readonly string[]): string =>
+      `${keys.slice(0, 3).join(", ")}${keys.length > 3 ? `, … (${keys.length})` : ""}`
+    const missing = report.missing.length > 0 ? ` misses ${list(report.missing)};` : ""
+    const unexpected = report.unexpected.length > 0 ? ` has unexpected ${list(report.unexpected)};` : ""
+    throw new PeftError(
+      "E_ADAPTER_KEYS",
+      `[core] ${file.name}${missing}${unexpected} is it for this model? (strict: false loads what fits)`,
+    )
+  }
+  return {
+    model: attach(model, filled),
+    report: { ...report, peftType: format.peftType, unmatchedTargets: match.unmatched },
+  }
+}
+
+function formatFor(config: PeftConfig, methods: LoadAdapterOptions["methods"], where: string): AdapterFormat {
+  const formats = methods.flatMap((m) => (m.format ? [m.format] : []))
+  const found = formats.find((f) => f.peftType === config.peft_type)
+  if (found) return found
+  const known = formats.map((f) => f.peftType).join(", ") || "none"
+  const package_ = String(config.peft_type).toLowerCase()
+  throw new PeftError(
+    "E_PEFT_TYPE",
+    `[core] ${where} is of type ${JSON.stringify(config.peft_type)}; the methods given load ${known}; import a method for it (@peftjs/${package_}?) and add it to methods`,
+  )
+}
+
+/** A key as newer PEFT versions write it: older ones left the adapter's name inside. */
+const canonical = (key: string): string => key.replace(/\.(lora_[A-Za-z_]+)\.[^.]+\.(weight|bias)$/, ".$1.$2")
+
+async function fill(
+  model: Model,
+  adapter: Adapter,
+  format: AdapterFormat,
+  file: TensorSource,
+): Promise<{ filled: Adapter; report: Omit<LoadReport, "peftType" | "unmatchedTargets"> }> {
+  const keys = new Map(
+    [...file.tensors.keys()].map((key) => [file.tensors.has(canonical(key)) ? key : canonical(key), key]),
+  )
+  const missing: string[] = []
+  const used = new Set<string>()
+  let parameters = 0
+  const states = new Map<string, SiteState>()
+  for (const [path, state] of adapter.sites) {
+    const site = model.sites.get(path) as Site
+    for (const [param, { value, saved }] of Object.entries(state.params)) {
+      if (!saved) continue
+      const name = `${keyPrefix}${path}.${format.tensorName(param, site.kind)}`
+      const key = keys.get(name)
+      if (key === undefined) {
+        missing.push(name)
+        continue
+      }
+      used.add(key)
+      const { dtype, shape, data } = await file.read(key)
+      if (!sameShape(shape, value.shape)) {
+        throw new PeftError(
+          "E_ADAPTER_SHAPE",
+          `[core] ${file.name}: ${key} is [${shape}], but at ${path} [${site.out}, ${site.in}] the config asks for [${value.shape}]`,
+        )
+      }
+      parameters += value.size
+      const values = toFloat32(dtype, data)
+      scope(engineOf(model.backend), () => assign(value, tensor(model.backend, values, shape)))
+    }
+    const base = await savedBase(model, site, keys, used, file)
+    states.set(path, base ? { ...state, base } : state)
+  }
+  const unexpected = [...file.tensors.keys()].filter((key) => !used.has(key))
+  return { filled: { ...adapter, sites: states }, report: { sites: states.size, parameters, missing, unexpected } }
+}
+
+/** The base weight that PEFT stores beside an adapter on an embedding or a head. */
+async function savedBase(
+  model: Model,
+  site: Site,
+  keys: ReadonlyMap<string, string>,
+  used: Set<string>,
+  file: TensorSource,
+): Promise<Weight | undefined> {
+  const key = keys.get(`${keyPrefix}${site.path}.base_layer.weight`)
+  if (key === undefined || !savedWithBase.includes(site.path.split(".").at(-1) as string)) return undefined
+  used.add(key)
+  const { dtype, shape, data } = await file.read(key)
+  if (sameShape(shape, [site.out, site.in])) return uploadDense(model.backend, toFloat32(dtype, data), "f32", shape)
+  throw new PeftError(
+    "E_ADAPTER_SHAPE",
+    `[core] ${file.name}: ${key} is [${shape}], but ${site.path} is [${site.out}, ${site.in}]`,
+  )
+}

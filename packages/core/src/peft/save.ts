@@ -1,0 +1,117 @@
+/** Writing an adapter as Hugging Face PEFT spells it. */
+import type { Dtype, FileSink, TensorArray } from "@peftjs/safetensors"
+import { writeSafetensors, writeText } from "@peftjs/safetensors"
+import { adapterOf } from "../adapt.ts"
+import { type DType, hostArray } from "../dtype.ts"
+import { PeftError } from "../errors.ts"
+import type { AdapterFormat, PeftConfig } from "../method.ts"
+import type { Site } from "../model.ts"
+import { shortestSuffixes } from "../targets.ts"
+import type { Tensor } from "../tensor.ts"
+import type { Adapter, Model } from "../view.ts"
+import type { Weight } from "../weight.ts"
+import { configFile, formatConfig, keyPrefix, newConfig, savedWithBase, weightsFile } from "./config.ts"
+
+const dtypeNames: Readonly<Partial<Record<DType, Dtype>>> = { f32: "F32", f16: "F16", bf16: "BF16" }
+
+interface Lazy {
+  readonly dtype: Dtype
+  readonly shape: readonly number[]
+  data(): Promise<TensorArray>
+}
+
+/**
+ * Writes adapter_model.safetensors, adapter_config.json and README.md. An adapter not called "default" goes to a subfolder of its name,
+ * as in PEFT. A loaded adapter keeps its config's spelling and unknown keys.
+ * Throws E_EMPTY_ADAPTER, E_NO_FORMAT, E_ADAPTER_NAME, and what the sink throws; every file is written whole or not at all.
+ */
+export async function saveAdapter(model: Model, sink: FileSink, options: { name?: string } = {}): Promise<void> {
+  const adapter = adapterOf(model, options.name)
+  const config = configOf(model, adapter)
+  const tensors = tensorsOf(model, adapter)
+  const folder = adapter.name === "default" ? "" : `${adapter.name}/`
+  await writeSafetensors(sink, `${folder}${weightsFile}`, tensors, { format: "pt" })
+  await writeText(sink, `${folder}${configFile}`, formatConfig(config))
+  await writeText(sink, `${folder}README.md`, modelCard(config))
+}
+
+/** The config that `saveAdapter` writes. */
+export function configOf(model: Model, adapter: Adapter): PeftConfig {
+  if (adapter.loaded) return { ...adapter.loaded, inference_mode: true }
+  const format = formatOf(adapter)
+  return newConfig(format, format.write(adapter.method), model.name, shortestSuffixes(model, [...adapter.sites.keys()]))
+}
+
+function formatOf({ method }: Adapter): AdapterFormat {
+  if (method.format) return method.format
+  throw new PeftError(
+    "E_NO_FORMAT",
+    `[core] the method ${method.name} does not say how it is written to disk; give it a format`,
+  )
+}
+
+function tensorsOf(model: Model, adapter: Adapter): [string, Lazy][] {
+  const format = formatOf(adapter)
+  const found = [...adapter.sites].flatMap(([path, state]) => {
+    const site = model.sites.get(path) as Site
+    const own = Object.entries(state.params)
+      .filter(([, p]) => p.saved)
+      .map(([name, p]): [string, Lazy] => [
+        `${keyPrefix}${path}.${format.tensorName(name, site.kind)}`,
+        lazy([p.value]),
+      ])
+    if (!savedWithBase.includes(path.split(".").at(-1) as string)) return own
+    const base = baseTensors(state.base ?? site.base)
+    return base ? [...own, [`${keyPrefix}${path}.base_layer.weight`, lazy(base)] as [string, Lazy]] : own
+  })
+  if (found.length > 0) return found
+  throw new PeftError("E_EMPTY_ADAPTER", `[core] the adapter "${adapter.name}" has no tensors to save`)
+}
+
+function baseTensors(weight: Weight): Tensor[] | undefined {
+  const tensors = weight.parts.flatMap((part) => (part.tensor ? [part.tensor] : []))
+  return tensors.length === weight.parts.length ? tensors : undefined
+}
+
+function lazy(parts: readonly Tensor[]): Lazy {
+  const [first] = parts as [Tensor]
+  const dtype = dtypeNames[first.dtype]
+  if (!dtype) throw new PeftError("E_INTERNAL", `internal: a parameter of type ${first.dtype}`)
+  const rows = parts.reduce((n, t) => n + (t.shape[0] ?? 1), 0)
+  return {
+    dtype,
+    shape: parts.length === 1 ? first.shape : [rows, ...first.shape.slice(1)],
+    async data() {
+      if (parts.length === 1) return (await first.data()) as TensorArray
+      const whole = hostArray(
+        first.dtype,
+        parts.reduce((n, t) => n + t.size, 0),
+      )
+      let at = 0
+      for (const part of parts) {
+        whole.set(await part.data(), at)
+        at += part.size
+      }
+      return whole as TensorArray
+    },
+  }
+}
+
+function modelCard(config: PeftConfig): string {
+  const base = String(config.base_model_name_or_path ?? "")
+  const method = String(config.peft_type).toLowerCase()
+  return `---
+base_model: ${JSON.stringify(base)}
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- base_model:adapter:${base}
+- ${method}
+---
+
+An adapter for ${base || "its base model"}, in the format of Hugging Face PEFT:
+
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "path/of/this/folder")
+`
+}

@@ -1,0 +1,141 @@
+/**
+ * Frozen or trainable storage of a matrix, and how it multiplies. Dense here; packed formats are other implementations of `Weight`.
+ * Methods never see which, and a backend never receives an operand above its size limit: a weight is stored in parts of whole rows.
+ */
+import type { Backend } from "./backend.ts"
+import type { DType, Shape, TypedArray } from "./dtype.ts"
+import { bytesPerElement, sizeOf } from "./dtype.ts"
+import { free, tensor } from "./engine.ts"
+import { PeftError } from "./errors.ts"
+import { call, constant, input, scalar } from "./expr.ts"
+import { apply } from "./op.ts"
+import { gatherOp } from "./ops/linear.ts"
+import { concat, map, type Tensor } from "./tensor.ts"
+
+/** Rows start…end-1. */
+export interface Range {
+  readonly start: number
+  readonly end: number
+}
+
+/** Where a weight came from on disk, so that it can be read again in its original precision. */
+export interface TensorRef {
+  readonly file: string
+  readonly name: string
+}
+
+export interface Weight {
+  /** "f32", "bf16", "f16", or a packed format's name. */
+  readonly format: string
+  /** [out, in]. */
+  readonly shape: readonly [number, number]
+  /** Device memory it takes. */
+  readonly bytes: number
+  readonly source?: TensorRef
+  /** Consecutive rows as they are stored; `tensor` where the rows are dense. */
+  readonly parts: readonly (Range & { readonly tensor?: Tensor })[]
+  /** x [..., in] → x·Wᵀ [..., out]; with transpose, x [..., out] → x·W [..., in]. Differentiable in x, and in W where it is trainable. */
+  matmul(x: Tensor, options?: { transpose?: boolean }): Tensor
+  /** Rows as f32: a range, or those named by ids (i32, any shape, inside 0…out-1) → [..., in]. */
+  rows(which: Range | Tensor): Tensor
+  /** Gives the memory back. */
+  free(): void
+}
+
+/** Encodes a matrix that arrives in blocks of whole rows: loading, merging and restarting are all of them this. */
+export interface WeightFormat {
+  readonly name: string
+  encode(backend: Backend, shape: readonly [number, number], rows: AsyncIterable<Float32Array>): Promise<Weight>
+}
+
+const inRange = call("mul", call("le", scalar(0), input(0)), call("lt", input(0), scalar(1)))
+const local = call("mul", inRange, call("sub", input(0), scalar(0)))
+const picked = call(
+  "select",
+  call("mul", call("le", scalar(0), input(1)), call("lt", input(1), scalar(1))),
+  input(0),
+  constant(0),
+)
+
+/** A weight over dense tensors of whole rows, in order. Trainable when they are. */
+export function denseWeight(tensors: readonly Tensor[], source?: TensorRef): Weight {
+  let start = 0
+  const parts = tensors.map((t) => {
+    const part = { start, end: start + (t.shape[0] as number), tensor: t }
+    start = part.end
+    return part
+  })
+  const [first] = parts
+  if (!first) throw new PeftError("E_SHAPE", "[core] a weight needs at least one row")
+  const inner = first.tensor.shape[1] as number
+  const shape = [start, inner] as const
+  return {
+    format: first.tensor.dtype,
+    shape,
+    bytes: sizeOf(shape) * bytesPerElement[first.tensor.dtype],
+    ...(source ? { source } : {}),
+    parts,
+    matmul(x, options) {
+      if (!options?.transpose)
+        return concat(
+          parts.map((p) => x.matmul(p.tensor.T)),
+          -1,
+        )
+      if (parts.length === 1) return x.matmul(first.tensor)
+      return parts.map((p) => x.slice(-1, p.start, p.end).matmul(p.tensor)).reduce((a, b) => a.add(b))
+    },
+    rows(which) {
+      if (!("shape" in which)) return rowsOf(parts, which)
+      const ids = which.reshape([-1])
+      const found = parts.map((p) => {
+        if (parts.length === 1) return apply(gatherOp, [p.tensor, ids], null)
+        const bounds = { scalars: [p.start, p.end] }
+        const rows = apply(gatherOp, [p.tensor, map(local, [ids], { ...bounds, dtype: "i32" })], null)
+        return map(picked, [rows, ids.reshape([-1, 1])], bounds)
+      })
+      return found.reduce((a, b) => a.add(b)).reshape([...which.shape, inner])
+    },
+    free() {
+      for (const p of parts) free(p.tensor)
+    },
+  }
+}
+
+function rowsOf(parts: readonly (Range & { tensor: Tensor })[], { start, end }: Range): Tensor {
+  const pieces = parts
+    .filter((p) => p.start < end && p.end > start)
+    .map((p) => {
+      const [from, to] = [Math.max(start, p.start) - p.start, Math.min(end, p.end) - p.start]
+      const rows = from === 0 && to === p.end - p.start ? p.tensor : p.tensor.slice(0, from, to)
+      return rows.cast("f32")
+    })
+  return concat(pieces, 0)
+}
+
+/** How many rows of a matrix fit into one buffer of the backend. Throws E_BUFFER_SIZE when not even one does. */
+export function rowsPerPart(backend: Backend, columns: number, dtype: DType): number {
+  const rows = Math.floor(backend.supports.maxBufferBytes / (columns * bytesPerElement[dtype]))
+  if (rows >= 1) return rows
+  throw new PeftError(
+    "E_BUFFER_SIZE",
+    `[core] a row of ${columns} ${dtype} values does not fit into ${backend.name}'s buffers of ${backend.supports.maxBufferBytes} bytes`,
+  )
+}
+
+/** Uploads a matrix as it is stored, in parts the backend takes. A 16-bit type it cannot hold must be widened by the caller. */
+export function uploadDense(
+  backend: Backend,
+  data: TypedArray,
+  dtype: DType,
+  shape: Shape,
+  source?: TensorRef,
+): Weight {
+  const [rows, columns] = shape as [number, number]
+  const step = Math.min(rows, rowsPerPart(backend, columns, dtype))
+  const tensors: Tensor[] = []
+  for (let at = 0; at < rows; at += step) {
+    const end = Math.min(rows, at + step)
+    tensors.push(tensor(backend, data.subarray(at * columns, end * columns), [end - at, columns], dtype))
+  }
+  return denseWeight(tensors, source)
+}
