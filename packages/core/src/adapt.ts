@@ -2,7 +2,7 @@
 import { engineOf, free, hold, noGrad, scope } from "./engine.ts"
 import { PeftError } from "./errors.ts"
 import { makeInit } from "./init.ts"
-import type { AdapterMethod, Param, Params } from "./method.ts"
+import type { AdapterMethod, Param } from "./method.ts"
 import type { Site } from "./model.ts"
 import type { Targets } from "./targets.ts"
 import { matchTargets, requireMatches } from "./targets.ts"
@@ -56,17 +56,24 @@ export function makeAdapter(
     )
   }
   const engine = engineOf(model.backend)
-  return noGrad(engine, () =>
+  const kept: Tensor[] = []
+  const keep = (tensor: Tensor): Tensor => {
+    const copy = hold(tensor)
+    kept.push(copy)
+    return copy
+  }
+  const make = (): Adapter =>
     scope(engine, () => {
-      const shared = keepAll(method.setup?.(sites, makeInit(model.backend, seed, "shared")) ?? {})
+      const made = method.setup?.(sites, makeInit(model.backend, seed, "shared")) ?? {}
+      const shared = Object.fromEntries(Object.entries(made).map(([key, value]) => [key, keep(value)]))
       const states = sites.map((site): [string, SiteState] => {
         const { params, base } = method.init({ site, shared, init: makeInit(model.backend, seed, site.path) })
         const held = Object.entries(params).map(([key, p]): [string, Param] => {
-          const value = hold(p.value)
+          const value = keep(p.value)
           value.requiresGrad = p.trainable
           return [key, { ...p, value }]
         })
-        return [site.path, { params: Object.fromEntries(held), ...(base ? { base: keepWeight(base) } : {}) }]
+        return [site.path, { params: Object.fromEntries(held), ...(base ? { base: keepWeight(base, keep) } : {}) }]
       })
       return {
         name,
@@ -77,17 +84,18 @@ export function makeAdapter(
         enabled: true,
         ...(loaded ? { loaded } : {}),
       }
-    }),
-  )
-}
-
-function keepAll(params: Params): Params {
-  return Object.fromEntries(Object.entries(params).map(([key, value]) => [key, hold(value)]))
+    })
+  try {
+    return noGrad(engine, make)
+  } catch (error) {
+    for (const tensor of kept) free(tensor)
+    throw error
+  }
 }
 
 // Dense parts made inside the scope outlive it; packed weights hold their own memory.
-function keepWeight(weight: Weight): Weight {
-  const tensors = weight.parts.flatMap((p) => (p.tensor ? [hold(p.tensor)] : []))
+function keepWeight(weight: Weight, keep: (tensor: Tensor) => Tensor): Weight {
+  const tensors = weight.parts.flatMap((p) => (p.tensor ? [keep(p.tensor)] : []))
   return tensors.length > 0 ? denseWeight(tensors, weight.source) : weight
 }
 
@@ -118,13 +126,18 @@ export function enable(model: Model, name?: string): void {
 /** Takes an adapter off, frees its tensors and returns the view without it, which computes exactly what it did before. */
 export function detach(model: Model, name?: string): Model {
   const adapter = adapterOf(model, name)
-  for (const { params, base } of adapter.sites.values()) {
+  freeAdapter(adapter)
+  return bindModel(model.definition, { ...model.view, adapters: model.view.adapters.filter((a) => a !== adapter) })
+}
+
+/** Gives back the memory of an adapter that is on no model (any more). */
+export function freeAdapter({ sites, shared, constants }: Adapter): void {
+  for (const { params, base } of sites.values()) {
     for (const p of Object.values(params)) free(p.value)
     base?.free()
   }
-  for (const t of [...Object.values(adapter.shared), ...adapter.constants.values()]) free(t)
-  adapter.constants.clear()
-  return bindModel(model.definition, { ...model.view, adapters: model.view.adapters.filter((a) => a !== adapter) })
+  for (const t of [...Object.values(shared), ...constants.values()]) free(t)
+  constants.clear()
 }
 
 /** A tensor that training changes. */

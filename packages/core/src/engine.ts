@@ -8,7 +8,7 @@ import type { DType, Shape, TypedArray } from "./dtype.ts"
 import { hostArray, sizeOf } from "./dtype.ts"
 import { invariant, PeftError } from "./errors.ts"
 import { constant } from "./expr.ts"
-import { isTensor, Tensor } from "./tensor.ts"
+import { isTensor, materialize, Tensor } from "./tensor.ts"
 
 /** A buffer with the number of tensors and gradient records that still need it. */
 export interface Storage {
@@ -76,7 +76,8 @@ function adopt(tensor: Tensor): void {
 }
 
 /** Another handle on the same values, owned by the caller until `free`: outlives every scope. */
-export function hold(tensor: Tensor): Tensor {
+export function hold(given: Tensor): Tensor {
+  const tensor = materialize(given)
   const copy = new Tensor(tensor.engine, tensor.storage, tensor.shape, tensor.dtype)
   tensor.storage.refs++
   return copy
@@ -191,8 +192,9 @@ export async function read(tensor: Tensor): Promise<TypedArray> {
 }
 
 /** Replaces the values of a held tensor, such as a parameter after an optimizer step; gradients and shape stay. */
-export function assign(target: Tensor, source: Tensor): void {
+export function assign(target: Tensor, given: Tensor): void {
   const { engine } = target
+  const source = materialize(given)
   invariant(target.size === source.size && target.dtype === source.dtype, "assign needs equal shapes and types")
   invariant(target.storage.refs === 1, "assign to a tensor that is still in use")
   const taken = source.storage.refs > 1 ? copy(source) : source

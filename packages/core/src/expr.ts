@@ -126,6 +126,12 @@ const keys = new WeakMap<Expr, string>()
 /** ∂expr/∂input(index). Random and integer operands have derivative 0. */
 export function differentiate(expr: Expr, index: number): Expr {
   if (isLeaf(expr)) return expr.op === "input" && expr.index === index ? one : zero
+  if (expr.op === "select") {
+    // Not condition · derivative: the branch not taken may have none (0 · Infinity is NaN).
+    const [condition, a, b] = expr.args as [Expr, Expr, Expr]
+    const [da, db] = [differentiate(a, index), differentiate(b, index)]
+    return exprKey(da) === exprKey(db) ? da : call("select", condition, da, db)
+  }
   return scalarFunctions[expr.op]
     .derivative(...expr.args)
     .map((d, i) => mul(d, differentiate(expr.args[i] as Expr, index)))

@@ -3,6 +3,7 @@ import type { Engine, TapeNode } from "./engine.ts"
 import { free, hold, noGrad, release, retain, scope } from "./engine.ts"
 import { PeftError } from "./errors.ts"
 import type { Tensor } from "./tensor.ts"
+import { materialize } from "./tensor.ts"
 
 /** What a gradient sees. Values not named by `saves` may be gone. */
 export interface GradientContext<A> {
@@ -27,7 +28,8 @@ export interface Op<A> {
 }
 
 /** Runs an operation, and records it when a gradient is wanted. Throws E_DEVICE when the tensors live on different backends. */
-export function apply<A>(op: Op<A>, inputs: readonly Tensor[], args: A): Tensor {
+export function apply<A>(op: Op<A>, given: readonly Tensor[], args: A): Tensor {
+  const inputs = given.map(materialize)
   const engine = (inputs[0] as Tensor).engine
   if (inputs.some((t) => t.engine !== engine)) {
     throw new PeftError(
@@ -132,7 +134,7 @@ export function checkpoint(engine: Engine, body: () => Tensor): Tensor {
   engine.outside = outside
   let output: Tensor
   try {
-    output = scope(engine, body)
+    output = scope(engine, () => materialize(body()))
   } finally {
     engine.tape = tape
     engine.outside = before
@@ -141,7 +143,7 @@ export function checkpoint(engine: Engine, body: () => Tensor): Tensor {
   output.requiresGrad = true
   const inputs = [...outside]
   record(engine, output, inputs, inputs, (dy) => {
-    const again = taped(engine, () => scope(engine, body))
+    const again = taped(engine, () => scope(engine, () => materialize(body())))
     const grads = backward(engine, again.tape, again.result, dy)
     return inputs.map((t) => {
       const g = grads.get(t)
@@ -166,15 +168,18 @@ export function valueAndGradients(
   body: () => Tensor,
 ): { value: Tensor; gradients: Map<Tensor, Tensor> } {
   return scope(engine, () => {
-    const { result, tape } = taped(engine, () => scope(engine, body))
-    if (result.size !== 1)
-      throw new PeftError("E_SHAPE", `[core] a gradient needs a scalar; got [${result.shape}]; sum it`)
-    if (!result.requiresGrad) {
-      throw new PeftError(
-        "E_NO_GRAD",
-        "[core] the loss does not depend on anything trainable; adapt the model or unfreeze something",
-      )
-    }
+    const { result, tape } = taped(engine, () => {
+      const loss = scope(engine, body)
+      if (loss.size !== 1)
+        throw new PeftError("E_SHAPE", `[core] a gradient needs a scalar; got [${loss.shape}]; sum it`)
+      if (!loss.requiresGrad) {
+        throw new PeftError(
+          "E_NO_GRAD",
+          "[core] the loss does not depend on anything trainable; adapt the model or unfreeze something",
+        )
+      }
+      return loss
+    })
     const value = hold(result)
     const one = result.detach().mul(0).add(1)
     return { value, gradients: backward(engine, tape, result, one) }

@@ -5,7 +5,7 @@
 import type { DType, Shape, TypedArray } from "./dtype.ts"
 import { sizeOf } from "./dtype.ts"
 import type { Engine, Storage } from "./engine.ts"
-import { own, read } from "./engine.ts"
+import { own, read, scope } from "./engine.ts"
 import { PeftError } from "./errors.ts"
 import type { Expr } from "./expr.ts"
 import { call, input, scalar } from "./expr.ts"
@@ -128,7 +128,7 @@ export class Tensor {
     const fits = flat ? this.shape.length >= 1 : sameShape(lead, other.shape.slice(0, -2)) && this.shape.length > 2
     if (!fits || k !== other.shape.at(-2)) throw shapeError("matmul", "[..., m, k] and [k, n] are needed", this, other)
     if (!flat || this.shape.length === 2) return apply(matmulOp, [left, right], { transA, transB })
-    const rows = left.reshape([-1, k as number])
+    const rows = left.reshape([sizeOf(this.shape.slice(0, -1)), k as number])
     const product = apply(matmulOp, [rows, right], { transA: false, transB })
     return product.reshape([...this.shape.slice(0, -1), other.shape[1] as number])
   }
@@ -192,7 +192,7 @@ export class Tensor {
 
   /** Copies the values to the host once everything before has run. f16 and bf16 come as bit patterns. */
   data(): Promise<TypedArray> {
-    return read(materialize(this))
+    return scope(this.engine, () => read(materialize(this)))
   }
 }
 

@@ -153,18 +153,24 @@ function makeRun(definition: ModelDefinition, view: View, options: RunOptions): 
     const replaced = active(site.path).findLast((a) => a.sites.get(site.path)?.base)
     return replaced?.sites.get(site.path)?.base ?? (lookup(site.param) as Weight)
   }
-  const fold = (site: Site, base: (x: Tensor) => Tensor, bias: Tensor | undefined): ((x: Tensor) => Tensor) =>
+  const fold = (
+    site: Site,
+    base: (x: Tensor) => Tensor,
+    bias: Tensor | undefined,
+    firstRow = 0,
+  ): ((x: Tensor) => Tensor) =>
     active(site.path).reduce<(x: Tensor) => Tensor>((next, adapter) => {
-      const context = makeContext(engine, adapter, site, bias, options)
+      const context = makeContext(engine, adapter, site, bias, options, firstRow)
       const values = valuesOf(adapter.sites.get(site.path) as SiteState)
       return (x) => adapter.method.forward(x, next, values, context)
     }, base)
-  const linear = (path: string, x: Tensor): Tensor => {
+  // Pieces of one input are told apart by their first row, so that each draws masks of its own.
+  const linear = (path: string, x: Tensor, firstRow = 0): Tensor => {
     const site = siteAt(path)
     const bias = site.bias === undefined ? undefined : vector(site.bias)
     const weight = weightOf(site)
     const base = (input: Tensor): Tensor => (bias ? weight.matmul(input).add(bias) : weight.matmul(input))
-    return scope(engine, () => fold(site, base, bias)(x))
+    return scope(engine, () => fold(site, base, bias, firstRow)(x))
   }
   const block = (body: () => Tensor): Tensor =>
     options.gradientCheckpointing ? checkpoint(engine, body) : scope(engine, body)
@@ -172,7 +178,7 @@ function makeRun(definition: ModelDefinition, view: View, options: RunOptions): 
     backend,
     training,
     tensor: vector,
-    linear,
+    linear: (path, x) => linear(path, x),
     embedding(path, ids) {
       const site = siteAt(path)
       const weight = weightOf(site)
@@ -182,10 +188,12 @@ function makeRun(definition: ModelDefinition, view: View, options: RunOptions): 
       const site = siteAt(path)
       if (active(path).length === 0 && site.bias === undefined) return linearCrossEntropy(x, weightOf(site), labels)
       const n = x.shape[0] as number
+      const step = Math.max(1, Math.min(rowChunk, Math.floor(backend.supports.maxBufferBytes / (4 * site.out))))
       const pieces: Tensor[] = []
-      for (let at = 0; at < n; at += rowChunk) {
-        const end = Math.min(n, at + rowChunk)
-        pieces.push(checkpoint(engine, () => crossEntropy(linear(path, x.slice(0, at, end)), labels.slice(0, at, end))))
+      for (let at = 0; at < n; at += step) {
+        const end = Math.min(n, at + step)
+        const logits = (): Tensor => linear(path, x.slice(0, at, end), at)
+        pieces.push(checkpoint(engine, () => crossEntropy(logits(), labels.slice(0, at, end))))
       }
       return concat(pieces, 0)
     },
@@ -199,6 +207,7 @@ function makeContext(
   site: Site,
   bias: Tensor | undefined,
   options: RunOptions,
+  firstRow: number,
 ): Context {
   const { training = false, seed = 0, step = 0, microBatch = 0 } = options
   let stream = 0
@@ -210,7 +219,7 @@ function makeContext(
     dropout(x, p) {
       if (!training || p === 0) return x
       stream++
-      return dropout(x, p, keyOf(seed, step, microBatch, `${adapter.name}.${site.path}`, stream))
+      return dropout(x, p, keyOf(seed, step, microBatch, `${adapter.name}.${site.path}`, stream, firstRow))
     },
     constant(key, make) {
       const known = adapter.constants.get(key)

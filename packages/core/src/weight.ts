@@ -7,10 +7,9 @@ import type { DType, Shape, TypedArray } from "./dtype.ts"
 import { bytesPerElement, sizeOf } from "./dtype.ts"
 import { free, tensor } from "./engine.ts"
 import { PeftError } from "./errors.ts"
-import { call, constant, input, scalar } from "./expr.ts"
 import { apply } from "./op.ts"
-import { gatherOp } from "./ops/linear.ts"
-import { concat, map, type Tensor } from "./tensor.ts"
+import { gatherOp, gatherPart } from "./ops/linear.ts"
+import { concat, type Tensor } from "./tensor.ts"
 
 /** Rows start…end-1. */
 export interface Range {
@@ -48,15 +47,6 @@ export interface WeightFormat {
   encode(backend: Backend, shape: readonly [number, number], rows: AsyncIterable<Float32Array>): Promise<Weight>
 }
 
-const inRange = call("mul", call("le", scalar(0), input(0)), call("lt", input(0), scalar(1)))
-const local = call("mul", inRange, call("sub", input(0), scalar(0)))
-const picked = call(
-  "select",
-  call("mul", call("le", scalar(0), input(1)), call("lt", input(1), scalar(1))),
-  input(0),
-  constant(0),
-)
-
 /** A weight over dense tensors of whole rows, in order. Trainable when they are. */
 export function denseWeight(tensors: readonly Tensor[], source?: TensorRef): Weight {
   let start = 0
@@ -87,12 +77,9 @@ export function denseWeight(tensors: readonly Tensor[], source?: TensorRef): Wei
     rows(which) {
       if (!("shape" in which)) return rowsOf(parts, which)
       const ids = which.reshape([-1])
-      const found = parts.map((p) => {
-        if (parts.length === 1) return apply(gatherOp, [p.tensor, ids], null)
-        const bounds = { scalars: [p.start, p.end] }
-        const rows = apply(gatherOp, [p.tensor, map(local, [ids], { ...bounds, dtype: "i32" })], null)
-        return map(picked, [rows, ids.reshape([-1, 1])], bounds)
-      })
+      const found = parts.map((p) =>
+        parts.length === 1 ? apply(gatherOp, [p.tensor, ids], null) : gatherPart(p.tensor, ids, p.start, p.end),
+      )
       return found.reduce((a, b) => a.add(b)).reshape([...which.shape, inner])
     },
     free() {

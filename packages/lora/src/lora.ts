@@ -83,7 +83,9 @@ function makeLora(options: LoraOptions = {}): AdapterMethod {
     },
     forward(x, next, { A, B }, context) {
       if (!A || !B) throw new PeftError("E_INTERNAL", "internal: lora without A and B")
-      return next(x).add(context.dropout(x, dropout).matmul(A.T).matmul(B.T).mul(scaleAt(context.site)))
+      // Scaled where it is smallest: [tokens, r].
+      const low = context.dropout(x, dropout).matmul(A.T).mul(scaleAt(context.site))
+      return next(x).add(low.matmul(B.T))
     },
   }
 }

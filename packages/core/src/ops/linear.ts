@@ -1,8 +1,9 @@
 /** Products and table look-ups, with their gradients. */
 import { bufferOf, wrap } from "../engine.ts"
+import { call, constant, input, scalar } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
-import type { Tensor } from "../tensor.ts"
+import { map, type Tensor } from "../tensor.ts"
 
 /** Two matrices, or two stacks of matrices with equal leading axes; either may be read turned round. */
 export const matmulOp: Op<{ transA: boolean; transB: boolean }> = {
@@ -43,6 +44,26 @@ export const gatherOp: Op<null> = {
   gradient({ dy, inputs: [table, ids] }) {
     return [apply(scatterAddOp, [dy, ids as Tensor], { rows: (table as Tensor).shape[0] as number }), undefined]
   },
+}
+
+const inside = call("mul", call("le", scalar(0), input(0)), call("lt", input(0), scalar(1)))
+const localId = call("mul", inside, call("sub", input(0), scalar(0)))
+const insideRow = call("mul", call("le", scalar(0), input(1)), call("lt", input(1), scalar(1)))
+const maskedRow = call("select", insideRow, input(0), constant(0))
+
+const local = (ids: Tensor, start: number, end: number): Tensor =>
+  map(localId, [ids], { scalars: [start, end], dtype: "i32" })
+const masked = (rows: Tensor, ids: Tensor, start: number, end: number): Tensor =>
+  map(maskedRow, [rows, ids.reshape([-1, 1])], { scalars: [start, end] })
+
+/** Rows by ids [n] of a table of which `part` holds rows start…end-1; zeros where an id is outside them. */
+export function gatherPart(part: Tensor, ids: Tensor, start: number, end: number): Tensor {
+  return masked(apply(gatherOp, [part, local(ids, start, end)], null), ids, start, end)
+}
+
+/** What `scatterAdd` of rows [n, width] at ids [n] leaves in rows start…end-1. */
+export function scatterAddPart(x: Tensor, ids: Tensor, start: number, end: number): Tensor {
+  return apply(scatterAddOp, [masked(x, ids, start, end), local(ids, start, end)], { rows: end - start })
 }
 
 /** Adds rows [n, width] into zeros [rows, width] at ids [n]. */

@@ -5,7 +5,7 @@ import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
 import { concat, map, shapeError, type Tensor } from "../tensor.ts"
 import type { Weight } from "../weight.ts"
-import { scatterAddOp } from "./linear.ts"
+import { scatterAddPart } from "./linear.ts"
 
 const expOfDifference = call("exp", call("sub", input(0), input(1)))
 const isLabel = call("eq", coordinate(1), input(1))
@@ -99,15 +99,13 @@ const linearCrossEntropyOp: Op<{ weight: Weight; vocabChunk: number }> = {
       return wanted[part] ? concat(grads as Tensor[], 0) : undefined
     })
     if (dx) dx = dx.sub(weight.rows(ids).mul(column))
-    const atLabels = wanted.includes(true)
-      ? apply(scatterAddOp, [t.mul(column), ids], { rows: weight.shape[0] })
-      : undefined
+    const atLabels = t.mul(column)
     return [
       dx,
       undefined,
       ...parts.map((g, i) => {
         const { start, end } = weight.parts[i] as Piece
-        return g && atLabels ? g.sub(atLabels.slice(0, start, end)) : undefined
+        return g?.sub(scatterAddPart(atLabels, ids, start, end))
       }),
     ]
   },
@@ -117,7 +115,7 @@ const softmaxTimes = call("mul", input(2), call("exp", call("sub", input(0), inp
 
 /**
  * Cross-entropy of x·Wᵀ without the logits: x [n, in], W [vocab, in], labels i32 [n] → [n].
- * `vocabChunk` logits per row exist at a time; the backward pass computes them again.
+ * At most `vocabChunk` logits per row exist at a time; the backward pass computes them again.
  */
 export function linearCrossEntropy(
   x: Tensor,
@@ -134,5 +132,8 @@ export function linearCrossEntropy(
     )
   }
   const trainable = weight.parts.flatMap((part) => (part.tensor?.requiresGrad ? [part.tensor] : []))
-  return apply(linearCrossEntropyOp, [x, labels, ...trainable], { weight, vocabChunk: options.vocabChunk ?? 4096 })
+  // A chunk's logits and its rows in f32 must fit into one buffer each.
+  const fitting = Math.floor(x.engine.backend.supports.maxBufferBytes / (4 * Math.max(...x.shape)))
+  const vocabChunk = Math.max(1, Math.min(options.vocabChunk ?? 4096, fitting))
+  return apply(linearCrossEntropyOp, [x, labels, ...trainable], { weight, vocabChunk })
 }

@@ -10,7 +10,7 @@ import { call, constant, coordinate, input, scalar, uniform } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
 import type { Key } from "../random.ts"
-import { concat, map, shapeError, type Tensor } from "../tensor.ts"
+import { concat, map, sameShape, shapeError, type Tensor } from "../tensor.ts"
 import { matmulOp as batched } from "./linear.ts"
 
 const sub = call("sub", input(0), input(1))
@@ -118,6 +118,7 @@ const ropeOp: Op<null> = {
  * cos and sin broadcast to [batch, tokens, heads, dim/2].
  */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
+  if ((x.shape.at(-1) ?? 1) % 2 !== 0) throw shapeError("rope", "the last axis must be even", x)
   return apply(ropeOp, [x, cos, sin], null)
 }
 
@@ -146,7 +147,10 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     dim === undefined ||
     keys === undefined ||
     kvHeads === undefined ||
-    heads % kvHeads !== 0
+    heads % kvHeads !== 0 ||
+    !sameShape(k.shape, [batch, keys, kvHeads, dim]) ||
+    !sameShape(v.shape, k.shape) ||
+    (options.valid && !sameShape(options.valid.shape, [batch, keys]))
   ) {
     throw shapeError("attention", "[batch, queries, heads, dim] and [batch, keys, kvHeads, dim] are needed", q, k, v)
   }

@@ -1,7 +1,7 @@
 /** Reading an adapter that Hugging Face PEFT or we have written. Nothing is imported because a file names it: methods are given. */
 import type { FileSource, TensorSource } from "@peftjs/safetensors"
 import { openSafetensors, readText, toFloat32 } from "@peftjs/safetensors"
-import { attach, makeAdapter } from "../adapt.ts"
+import { attach, freeAdapter, makeAdapter } from "../adapt.ts"
 import { assign, engineOf, scope, tensor } from "../engine.ts"
 import { PeftError } from "../errors.ts"
 import type { AdapterFormat, PeftConfig } from "../method.ts"
@@ -59,21 +59,27 @@ export async function loadAdapter(
   }
   const file = await openSafetensors(await files.open(weightsFile))
   const adapter = makeAdapter(model, method, match.sites, { name, seed: 0, loaded: config })
-  const { filled, report } = await fill(model, adapter, format, file)
-  if (strict && report.missing.length + report.unexpected.length > 0) {
-    const list = (keys: readonly string[]): string =>
-      `${keys.slice(0, 3).join(", ")}${keys.length > 3 ? `, … (${keys.length})` : ""}`
-    const missing = report.missing.length > 0 ? ` misses ${list(report.missing)};` : ""
-    const unexpected = report.unexpected.length > 0 ? ` has unexpected ${list(report.unexpected)};` : ""
-    throw new PeftError(
-      "E_ADAPTER_KEYS",
-      `[core] ${file.name}${missing}${unexpected} is it for this model? (strict: false loads what fits)`,
-    )
+  try {
+    const { filled, report } = await fill(model, adapter, format, file)
+    if (strict) requireComplete(report, file.name)
+    return {
+      model: attach(model, filled),
+      report: { ...report, peftType: format.peftType, unmatchedTargets: match.unmatched },
+    }
+  } catch (error) {
+    freeAdapter(adapter)
+    throw error
   }
-  return {
-    model: attach(model, filled),
-    report: { ...report, peftType: format.peftType, unmatchedTargets: match.unmatched },
-  }
+}
+
+function requireComplete({ missing, unexpected }: Pick<LoadReport, "missing" | "unexpected">, file: string): void {
+  if (missing.length + unexpected.length === 0) return
+  const list = (what: string, keys: readonly string[]): string =>
+    keys.length === 0 ? "" : ` ${what} ${keys.slice(0, 3).join(", ")}${keys.length > 3 ? `, … (${keys.length})` : ""};`
+  throw new PeftError(
+    "E_ADAPTER_KEYS",
+    `[core] ${file}${list("misses", missing)}${list("has unexpected", unexpected)} is it for this model? (strict: false loads what fits)`,
+  )
 }
 
 function formatFor(config: PeftConfig, methods: LoadAdapterOptions["methods"], where: string): AdapterFormat {
@@ -145,9 +151,9 @@ async function savedBase(
   if (key === undefined || !savedWithBase.includes(site.path.split(".").at(-1) as string)) return undefined
   used.add(key)
   const { dtype, shape, data } = await file.read(key)
-  if (sameShape(shape, [site.out, site.in])) return uploadDense(model.backend, toFloat32(dtype, data), "f32", shape)
+  if (sameShape(shape, site.base.shape)) return uploadDense(model.backend, toFloat32(dtype, data), "f32", shape)
   throw new PeftError(
     "E_ADAPTER_SHAPE",
-    `[core] ${file.name}: ${key} is [${shape}], but ${site.path} is [${site.out}, ${site.in}]`,
+    `[core] ${file.name}: ${key} is [${shape}], but ${site.path} is [${site.base.shape}]`,
   )
 }
