@@ -30,8 +30,10 @@ export interface Engine {
   scope: Set<Tensor> | undefined
   /** Where operations are being recorded. */
   tape: TapeNode[] | undefined
-  /** While a block runs unrecorded: collects the tensors from outside it that need a gradient. */
-  outside: Set<Tensor> | undefined
+  /** While a block runs unrecorded: collects the tensors made before it that it uses. */
+  outside: { readonly since: number; readonly tensors: Set<Tensor> } | undefined
+  /** Tensors made so far: each is numbered by the count before it. */
+  made: number
   /** Buffers now alive: equal at step 10 and step 200. */
   liveBuffers: number
   readonly abandoned: FinalizationRegistry<Storage>
@@ -48,6 +50,7 @@ export function engineOf(backend: Backend): Engine {
     scope: undefined,
     tape: undefined,
     outside: undefined,
+    made: 0,
     liveBuffers: 0,
     abandoned: new FinalizationRegistry((storage) => release(engine, storage)),
   }

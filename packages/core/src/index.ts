@@ -8,6 +8,7 @@ export { assign, engineOf, free, full, hold, noGrad, scope, tensor } from "./eng
 export { invariant, isPeftError, PeftError } from "./errors.ts"
 export * from "./expr.ts"
 export { makeInit } from "./init.ts"
+export { parseJson } from "./json.ts"
 export * from "./method.ts"
 export * from "./model.ts"
 export type { GradientContext, Op } from "./op.ts"

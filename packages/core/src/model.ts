@@ -23,6 +23,8 @@ export interface Site {
   readonly bias?: string
   /** The site whose weight this one shares. */
   readonly tiedTo?: string
+  /** An embedding's padding id: looking it up trains nothing, as in torch.nn.Embedding. */
+  readonly paddingId?: number
 }
 
 /** Path → value; matrices are weights, vectors tensors. Never changed: overlays of a view stand before it. */
@@ -109,4 +111,9 @@ export interface Tokenizer {
   decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string
   /** Renders messages as the model was trained on. Throws E_CHAT_TEMPLATE when the model has none or it fails. */
   applyChatTemplate(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): string
+  /** The same text, with the character ranges of the assistant's turns where the template marks them ({% generation %}). */
+  renderChat?(
+    messages: readonly ChatMessage[],
+    options?: { addGenerationPrompt?: boolean },
+  ): { readonly text: string; readonly assistant?: readonly (readonly [start: number, end: number])[] }
 }

@@ -37,11 +37,12 @@ export function apply<A>(op: Op<A>, given: readonly Tensor[], args: A): Tensor {
       "[core] tensors of different backends in one operation; load everything on one backend",
     )
   }
+  const { outside } = engine
+  if (outside) for (const t of inputs) if (t.serial < outside.since) outside.tensors.add(t)
   const result = noGrad(engine, () => scope(engine, () => op.forward(inputs, args)))
   const [output, ...extra] = Array.isArray(result) ? (result as Tensor[]) : [result as Tensor]
   const needs = inputs.map((t) => t.requiresGrad)
   if (!output || !needs.includes(true)) return output as Tensor
-  if (engine.outside) for (const t of inputs) if (t.requiresGrad) engine.outside.add(t)
   if (!engine.tape) return output
   output.requiresGrad = true
   const saved = [...op.saves(needs, args).map((s) => (s === "output" ? output : (inputs[s] as Tensor))), ...extra]
@@ -122,14 +123,14 @@ function drop(engine: Engine, node: TapeNode): void {
 }
 
 /**
- * Runs a block and keeps only its input and output; the backward pass runs it again (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+ * Runs a block and keeps only what it uses and its output; the backward pass runs it again (Chen et al. 2016, "Training deep nets with sublinear memory cost").
  * Random numbers are keyed, so the second run draws the same.
  */
 export function checkpoint(engine: Engine, body: () => Tensor): Tensor {
   if (!engine.tape) return scope(engine, body)
   const tape = engine.tape
   const before = engine.outside
-  const outside = new Set<Tensor>()
+  const outside = { since: engine.made, tensors: new Set<Tensor>() }
   engine.tape = undefined
   engine.outside = outside
   let output: Tensor
@@ -139,10 +140,12 @@ export function checkpoint(engine: Engine, body: () => Tensor): Tensor {
     engine.tape = tape
     engine.outside = before
   }
-  if (outside.size === 0) return output
+  // What needs no gradient, such as a mask, must still be there for the second run.
+  const used = [...outside.tensors]
+  const inputs = used.filter((t) => t.requiresGrad)
+  if (inputs.length === 0) return output
   output.requiresGrad = true
-  const inputs = [...outside]
-  record(engine, output, inputs, inputs, (dy) => {
+  record(engine, output, inputs, used, (dy) => {
     const again = taped(engine, () => scope(engine, () => materialize(body())))
     const grads = backward(engine, again.tape, again.result, dy)
     return inputs.map((t) => {

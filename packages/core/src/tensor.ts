@@ -45,6 +45,8 @@ export class Tensor {
   requiresGrad: boolean
   /** Set on the result of `.T`: a matmul reads the original instead of a turned copy. */
   readonly transposeOf: Tensor | undefined
+  /** Tensors of its engine made before it. */
+  readonly serial: number
 
   constructor(engine: Engine, storage: Storage, shape: Shape, dtype: DType, transposeOf?: Tensor) {
     this.engine = engine
@@ -53,6 +55,7 @@ export class Tensor {
     this.dtype = dtype
     this.requiresGrad = transposeOf?.requiresGrad ?? false
     this.transposeOf = transposeOf
+    this.serial = engine.made++
     Object.defineProperty(this, brand, { value: true })
   }
 

@@ -2,6 +2,7 @@
 import type { Engine } from "./engine.ts"
 import { engineOf, hold, noGrad, scope, tensor } from "./engine.ts"
 import { PeftError } from "./errors.ts"
+import { call, input, scalar } from "./expr.ts"
 import { makeInit } from "./init.ts"
 import type { AdapterMethod, Context, Param, Params } from "./method.ts"
 import type { ModelDefinition, ModelInput, Run, RunOptions, Site } from "./model.ts"
@@ -11,7 +12,7 @@ import { gatherOp } from "./ops/linear.ts"
 import { crossEntropy, linearCrossEntropy } from "./ops/loss.ts"
 import { dropout } from "./ops/nn.ts"
 import { keyOf } from "./random.ts"
-import { concat, isTensor, type Tensor } from "./tensor.ts"
+import { concat, isTensor, map, type Tensor } from "./tensor.ts"
 import type { Weight } from "./weight.ts"
 
 /** What an adapter holds at one site. */
@@ -182,7 +183,7 @@ function makeRun(definition: ModelDefinition, view: View, options: RunOptions): 
     embedding(path, ids) {
       const site = siteAt(path)
       const weight = weightOf(site)
-      return scope(engine, () => fold(site, (x) => weight.rows(x), undefined)(ids))
+      return scope(engine, () => fold(site, (x) => lookUp(weight, x, site.paddingId), undefined)(ids))
     },
     linearCrossEntropy(path, x, labels) {
       const site = siteAt(path)
@@ -199,6 +200,15 @@ function makeRun(definition: ModelDefinition, view: View, options: RunOptions): 
     },
     block,
   }
+}
+
+const unlessPadding = call("select", call("eq", input(1), scalar(0)), input(2), input(0))
+
+/** Rows of a table, through which no gradient reaches the padding's row. */
+function lookUp(weight: Weight, ids: Tensor, paddingId: number | undefined): Tensor {
+  const rows = weight.rows(ids)
+  if (paddingId === undefined || !rows.requiresGrad) return rows
+  return map(unlessPadding, [rows, ids.reshape([...ids.shape, 1]), rows.detach()], { scalars: [paddingId] })
 }
 
 function makeContext(

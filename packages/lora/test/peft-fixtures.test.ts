@@ -117,7 +117,7 @@ describe.each(cases.map((name) => `adapters/llama/lora-${name}`))("%s", (folder)
   })
 
   test("saved again it is the same: names, shapes, values and config", async () => {
-    const out = memoryFiles("out")
+    const out = memoryFiles()
     await saveAdapter(await load(), out)
     const read = async (path: string): Promise<Uint8Array> => {
       const source = await out.open(path)
@@ -149,7 +149,7 @@ const bytes = async (): Promise<Uint8Array> => {
   return (await source.read(0, source.size)).slice()
 }
 const attempt = async (config: string, weights?: Uint8Array): Promise<string> => {
-  const files = memoryFiles("adapter")
+  const files = memoryFiles()
   await files.write("adapter_config.json", [new TextEncoder().encode(config)])
   if (weights) await files.write("adapter_model.safetensors", [weights])
   const live = engineOf(backend).liveBuffers
@@ -186,7 +186,7 @@ describe("what cannot be loaded is refused and leaves the model as it was", () =
 })
 
 test("keys that nobody knows are kept, and a loose load reports what is missing", async () => {
-  const files = memoryFiles("adapter")
+  const files = memoryFiles()
   for (const path of ["adapter_config.json", "adapter_model.safetensors"]) {
     const source = await folder.open(path)
     const data = await source.read(0, source.size)
@@ -202,7 +202,7 @@ test("keys that nobody knows are kept, and a loose load reports what is missing"
   const { model, report } = await loadAdapter(base, files, { methods: [lora], strict: false })
   expect(report).toMatchObject({ peftType: "LORA", sites: 6, unmatchedTargets: ["typo"], unexpected: [] })
   expect(report.missing).toHaveLength(4)
-  const out = memoryFiles("out")
+  const out = memoryFiles()
   await saveAdapter(model, out)
   const source = await out.open("adapter_config.json")
   expect(JSON.parse(new TextDecoder().decode(await source.read(0, source.size)))).toMatchObject({

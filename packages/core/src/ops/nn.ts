@@ -6,7 +6,7 @@ import type { AttentionDims, DeviceBuffer } from "../backend.ts"
 import type { Shape } from "../dtype.ts"
 import type { Engine } from "../engine.ts"
 import { bufferOf, wrap } from "../engine.ts"
-import { call, constant, coordinate, input, scalar, uniform } from "../expr.ts"
+import { call, constant, coordinate, type Expr, input, scalar, uniform } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
 import type { Key } from "../random.ts"
@@ -180,7 +180,7 @@ const attentionOp: Op<AttentionDims> = {
     const d = group(dy, dims)
     const product = (a: Tensor, b: Tensor, transA: boolean, transB: boolean): Tensor =>
       apply(batched, [a, b], { transA, transB })
-    const ds = softmaxGradient(product(d, byHead(z), false, true), p).mul(dims.scale)
+    const ds = scoreGradient(product(d, byHead(z), false, true), p, valid, dims)
     return [
       ungroup(product(ds, byHead(y), false, false), dims),
       unheaded(product(ds, group(x, dims), true, false), dims),
@@ -214,14 +214,37 @@ const [row, column] = [call("add", coordinate(2), scalar(0)), coordinate(3)]
 const causal = call("le", column, row)
 const inWindow = call("lt", call("sub", row, scalar(1)), column)
 
+const scaledScore = call("mul", input(0), scalar(2))
+const scaledGradient = call("mul", softmaxBack, scalar(2))
+
 function probabilities(q: Tensor, k: Tensor, valid: Tensor | undefined, d: AttentionDims): Tensor {
   const scores = apply(batched, [group(q, d), byHead(k)], { transA: false, transB: true })
-  const visible = d.window === undefined ? causal : call("mul", causal, inWindow)
-  const shown = valid ? call("mul", visible, input(1)) : visible
-  const expr = call("select", shown, call("mul", input(0), scalar(2)), hidden)
-  const shaped = scores.reshape([d.batch, d.heads, d.queries, d.keys])
-  const operands = valid ? [shaped, valid.reshape([d.batch, 1, 1, d.keys])] : [shaped]
-  return softmax(map(expr, operands, { scalars: [d.offset, d.window ?? 0, d.scale] })).reshape(scores.shape)
+  return softmax(mapVisible(scaledScore, hidden, [byQuery(scores, d)], valid, d)).reshape(scores.shape)
+}
+
+/** From the gradient of the probabilities to that of q·k: none where a key is hidden, also for a query that sees nothing. */
+function scoreGradient(dy: Tensor, p: Tensor, valid: Tensor | undefined, d: AttentionDims): Tensor {
+  const sums = dy.mul(p).sum(-1, { keepdims: true })
+  const operands = [byQuery(dy, d), byQuery(p, d), sums.reshape([d.batch, d.heads, d.queries, 1])]
+  return mapVisible(scaledGradient, constant(0), operands, valid, d).reshape(p.shape)
+}
+
+function byQuery(scores: Tensor, d: AttentionDims): Tensor {
+  return scores.reshape([d.batch, d.heads, d.queries, d.keys])
+}
+
+/** `shown` where a query sees a key, else `otherwise`; scalar 2 is the scale. */
+function mapVisible(
+  shown: Expr,
+  otherwise: Expr,
+  operands: readonly Tensor[],
+  valid: Tensor | undefined,
+  d: AttentionDims,
+): Tensor {
+  const inReach = d.window === undefined ? causal : call("mul", causal, inWindow)
+  const visible = valid ? call("mul", inReach, input(operands.length)) : inReach
+  const all = valid ? [...operands, valid.reshape([d.batch, 1, 1, d.keys])] : operands
+  return map(call("select", visible, shown, otherwise), all, { scalars: [d.offset, d.window ?? 0, d.scale] })
 }
 
 const kept = call("select", call("le", scalar(0), uniform(1)), call("mul", input(0), scalar(1)), constant(0))

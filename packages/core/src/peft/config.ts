@@ -1,5 +1,6 @@
 /** adapter_config.json: what is common to all methods, and the rules for keys (reference: peft config.py and tuners_utils.py). */
 import { PeftError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 import type { AdapterFormat, PeftConfig } from "../method.ts"
 import type { Targets } from "../targets.ts"
 
@@ -41,22 +42,6 @@ export function parseConfig(text: string, file: string): PeftConfig {
     throw new PeftError("E_CONFIG", `[core] ${file} has no "peft_type"; is it an adapter made by Hugging Face PEFT?`)
   }
   return config
-}
-
-/** JSON.parse whose error names file, line and column. Throws E_JSON. */
-export function parseJson(text: string, file: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (cause) {
-    const at = Number(/position (\d+)/.exec((cause as Error).message)?.[1] ?? text.length)
-    const lines = text.slice(0, at).split("\n")
-    const column = (lines.at(-1)?.length ?? 0) + 1
-    throw new PeftError(
-      "E_JSON",
-      `[core] ${file}, line ${lines.length}, column ${column}: ${(cause as Error).message}`,
-      { cause },
-    )
-  }
 }
 
 /** Refuses keys that PEFT knows, that change what the adapter computes, and that are not supported here. Throws E_CONFIG_UNSUPPORTED. */

@@ -1,0 +1,39 @@
+/** The CPU backend in Node: adds a BLAS library of the system to what the package offers everywhere. */
+import { PeftError } from "@peftjs/core"
+import { type CpuBackend, createBackend } from "./backend.ts"
+import { cpu as portable } from "./index.ts"
+import { findBlas } from "./node-blas.ts"
+
+export type { CpuBackend, CpuInfo } from "./backend.ts"
+export { gemmGflops } from "./measure.ts"
+
+export interface NodeCpuOptions {
+  /** As in `CpuOptions`; "blas" insists on a BLAS, "auto" (default) takes one if there is one. */
+  readonly kernels?: "reference" | "wasm" | "blas" | "auto"
+  /** "off", or the path or name of the library; default: the environment variable PEFT_BLAS, else a search. */
+  readonly blas?: string
+  /** Largest buffer in bytes; default 2 GiB. */
+  readonly maxBufferBytes?: number
+}
+
+/**
+ * A backend on this process's CPU.
+ * Throws E_BLAS if a BLAS that was named is missing, lacks sgemm or fails its self-test, or if "blas" is asked for and none is found.
+ */
+export async function cpu(options: NodeCpuOptions = {}): Promise<CpuBackend> {
+  const { kernels = "auto", maxBufferBytes } = options
+  if (kernels === "auto" || kernels === "blas") {
+    const blas = await findBlas(options.blas ?? process.env.PEFT_BLAS)
+    if (blas !== undefined) {
+      const { gemm, ...info } = blas
+      return createBackend(gemm, { kernels: "blas", ...info }, maxBufferBytes)
+    }
+  }
+  if (kernels === "blas") {
+    throw new PeftError(
+      "E_BLAS",
+      `[backend-cpu] kernels is "blas" but no BLAS was found; install OpenBLAS (a system package, or Python's scipy-openblas32), or set PEFT_BLAS to the library's path`,
+    )
+  }
+  return portable({ kernels, ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }) })
+}

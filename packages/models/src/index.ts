@@ -1,0 +1,13 @@
+/** Language models as plain layers, read from Hugging Face folders; knows no adapter. */
+export type { Architecture, Blueprint, ModelParts, ParamSpec, SiteSpec } from "./architecture.ts"
+export { architectureOf, defineModel } from "./architecture.ts"
+export { makeCache } from "./cache.ts"
+export type { RenderedChat } from "./chat-template.ts"
+export type { Config } from "./config.ts"
+export { configOf, readConfig } from "./config.ts"
+export { type GenerateOptions, generate, greedy, type Pick } from "./generate.ts"
+export { type InitOptions, initCausalLM } from "./init.ts"
+export { llama } from "./llama.ts"
+export { defaultArchitectures, type LoadOptions, loadCausalLM } from "./load.ts"
+export { type SaveOptions, saveModel } from "./save.ts"
+export { type FolderTokenizer, loadTokenizer } from "./tokenizer.ts"

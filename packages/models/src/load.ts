@@ -1,0 +1,108 @@
+/**
+ * From a Hugging Face folder to a model: config, weights, tokenizer. Weights stream one by one into the backend as they are stored,
+ * so that the model never exists twice. Knows no particular architecture and no adapter.
+ */
+import type { Backend, DType, Model, Tensor, Tokenizer, TypedArray, Weight } from "@peftjs/core"
+import { bindModel, free, isTensor, PeftError, tensor, uploadDense } from "@peftjs/core"
+import {
+  type Dtype,
+  type FileSource,
+  openModel,
+  type TensorInfo,
+  type TensorSource,
+  toFloat32,
+} from "@peftjs/safetensors"
+import type { Architecture, Blueprint, ParamSpec } from "./architecture.ts"
+import { architectureOf, defineModel } from "./architecture.ts"
+import { readConfig } from "./config.ts"
+import { llama } from "./llama.ts"
+import { loadTokenizer, tokenizerFile } from "./tokenizer.ts"
+
+/** What is known unless others are passed. */
+export const defaultArchitectures: readonly Architecture[] = [llama]
+
+export interface LoadOptions {
+  readonly backend: Backend
+  /** Written into adapters as base_model_name_or_path; the folder's name unless told otherwise. */
+  readonly name?: string
+  readonly architectures?: readonly Architecture[]
+}
+
+/**
+ * Loads a causal language model: one model.safetensors or shards with an index, and tokenizer.json if there is one.
+ * Matrices keep their stored type where the backend has it (bf16, f16), else become f32; vectors are f32.
+ *
+ * Throws E_FILE_NOT_FOUND, E_JSON, E_CONFIG (naming the key), E_MODEL (model_type not known), E_WEIGHTS (a tensor missing, unexpected,
+ * of another shape or of a type that is no float), E_TOKENIZER, and what the safetensors reader throws; then nothing stays on the backend.
+ */
+export async function loadCausalLM(files: FileSource, options: LoadOptions): Promise<Model> {
+  const { backend, name = files.name, architectures = defaultArchitectures } = options
+  const config = await readConfig(files)
+  if (config.values.quantization_config != null) {
+    config.refuse("quantization_config", "quantised weights are not supported; use the folder they were made from")
+  }
+  const blueprint = architectureOf(config, architectures).blueprint(config)
+  const source = await openModel(files)
+  checkTensors(source, blueprint)
+  const tokenizer: Tokenizer | undefined = (await files.has(tokenizerFile)) ? await loadTokenizer(files) : undefined
+  const params = await upload(source, blueprint, backend)
+  return bindModel(defineModel(blueprint, { backend, config, name, params, tokenizer }))
+}
+
+const floats: readonly Dtype[] = ["F32", "F16", "BF16", "F64"]
+
+/** Compares names, shapes and types before anything is read. Throws E_WEIGHTS with the first few of what is wrong. */
+function checkTensors(source: TensorSource, { params, ignored }: Blueprint): void {
+  const wrong: string[] = []
+  for (const [path, { shape }] of params) {
+    const info = source.tensors.get(path)
+    if (!info) wrong.push(`${path} is missing`)
+    else if (!sameShape(info, shape)) wrong.push(`${path} is [${info.shape}], config.json makes it [${shape}]`)
+    else if (!floats.includes(info.dtype)) wrong.push(`${path} is ${info.dtype}, supported are ${floats.join(", ")}`)
+  }
+  for (const name of source.tensors.keys()) {
+    if (!params.has(name) && !ignored.test(name)) wrong.push(`${name} is unexpected`)
+  }
+  if (wrong.length === 0) return
+  const rest = wrong.length > 3 ? `; and ${wrong.length - 3} more` : ""
+  throw new PeftError(
+    "E_WEIGHTS",
+    `[models] the weights in ${source.name} do not fit its config.json: ${wrong.slice(0, 3).join("; ")}${rest}. Fetch both again from one place`,
+  )
+}
+
+function sameShape({ shape }: TensorInfo, expected: readonly number[]): boolean {
+  return shape.length === expected.length && shape.every((d, i) => d === expected[i])
+}
+
+async function upload(
+  source: TensorSource,
+  { params }: Blueprint,
+  backend: Backend,
+): Promise<Map<string, Tensor | Weight>> {
+  const uploaded = new Map<string, Tensor | Weight>()
+  try {
+    for (const [path, spec] of params) uploaded.set(path, await uploadOne(source, path, spec, backend))
+    return uploaded
+  } catch (error) {
+    for (const value of uploaded.values()) isTensor(value) ? free(value) : value.free()
+    throw error
+  }
+}
+
+async function uploadOne(
+  source: TensorSource,
+  path: string,
+  { shape }: ParamSpec,
+  backend: Backend,
+): Promise<Tensor | Weight> {
+  const { dtype, data } = await source.read(path)
+  if (shape.length === 1) return tensor(backend, toFloat32(dtype, data), shape)
+  const kept = storedAs[dtype]
+  const ref = { file: source.name, name: path }
+  return kept && backend.supports.dtypes.includes(kept)
+    ? uploadDense(backend, data as TypedArray, kept, shape, ref)
+    : uploadDense(backend, toFloat32(dtype, data), "f32", shape, ref)
+}
+
+const storedAs: Partial<Record<Dtype, DType>> = { F32: "f32", F16: "f16", BF16: "bf16" }

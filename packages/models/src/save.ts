@@ -1,0 +1,92 @@
+/**
+ * From a model back to a Hugging Face folder: what full fine-tuning has changed stands in place of what was loaded.
+ * Values leave the device tensor by tensor, so that the model never exists twice. Adapters are saved by core, not here.
+ */
+import type { Model, Tensor, Weight } from "@peftjs/core"
+import { engineOf, free, hold, isTensor, PeftError, scope } from "@peftjs/core"
+import {
+  type FileSink,
+  type FileSource,
+  fromFloat32,
+  type LazyTensorInput,
+  writeSafetensors,
+  writeText,
+} from "@peftjs/safetensors"
+import { configFile } from "./config.ts"
+
+export interface SaveOptions {
+  /** Type of the stored weights; "f32" unless told otherwise. */
+  readonly dtype?: "f32" | "bf16" | "f16"
+  /** A model folder whose tokenizer and generation settings are copied along. */
+  readonly copyFrom?: FileSource
+}
+
+const stored = {
+  f32: { dtype: "F32", name: "float32" },
+  bf16: { dtype: "BF16", name: "bfloat16" },
+  f16: { dtype: "F16", name: "float16" },
+} as const
+
+const copied = [
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "chat_template.jinja",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "tokenizer.model",
+  "vocab.json",
+  "merges.txt",
+]
+
+/**
+ * Writes config.json and model.safetensors, names as they were loaded, a tied head not repeated; weights last, so that a folder
+ * with weights is whole. Throws E_UNMERGED when the model has adapters, and what the sink throws.
+ */
+export async function saveModel(model: Model, sink: FileSink, options: SaveOptions = {}): Promise<void> {
+  const [adapter] = model.view.adapters
+  if (adapter) {
+    throw new PeftError(
+      "E_UNMERGED",
+      `[models] the model has the adapter "${adapter.name}", which a model file cannot hold; save or detach it`,
+    )
+  }
+  const { dtype, name } = stored[options.dtype ?? "f32"]
+  const key = "torch_dtype" in model.config && !("dtype" in model.config) ? "torch_dtype" : "dtype"
+  if (options.copyFrom) await copyFiles(options.copyFrom, sink)
+  await writeText(sink, configFile, `${JSON.stringify({ ...model.config, [key]: name }, null, 2)}\n`)
+  const tensors = [...model.params].map(([path, base]): [string, LazyTensorInput] => {
+    const value = model.view.overlays.get(path) ?? base
+    return [path, { dtype, shape: value.shape, data: async () => fromFloat32(dtype, await valuesOf(model, value)) }]
+  })
+  await writeSafetensors(sink, "model.safetensors", tensors, { format: "pt" })
+}
+
+/** All elements as f32, read in the parts they are stored in. */
+async function valuesOf(model: Model, value: Tensor | Weight): Promise<Float32Array> {
+  if (isTensor(value)) return (await value.data()) as Float32Array
+  const [rows, columns] = value.shape
+  const values = new Float32Array(rows * columns)
+  for (const { start, end } of value.parts) {
+    const part = scope(engineOf(model.backend), () => hold(value.rows({ start, end })))
+    try {
+      values.set((await part.data()) as Float32Array, start * columns)
+    } finally {
+      free(part)
+    }
+  }
+  return values
+}
+
+const chunk = 1 << 22
+
+async function copyFiles(from: FileSource, sink: FileSink): Promise<void> {
+  for (const path of copied) {
+    if (!(await from.has(path))) continue
+    const file = await from.open(path)
+    async function* pieces(): AsyncGenerator<Uint8Array> {
+      for (let at = 0; at < file.size; at += chunk) yield await file.read(at, Math.min(file.size, at + chunk))
+    }
+    await sink.write(path, pieces())
+  }
+}

@@ -1,0 +1,13 @@
+/** Data, loss masks, optimizers, schedules, the trainer and evaluation; knows no method and no model. Files are in /node. */
+export { type AdamWOptions, adamw } from "./adamw.ts"
+export { type Batch, collate, epochOrder, type Grouping, groupRows, groupsPerEpoch } from "./batch.ts"
+export { type CheckpointStore, latestStep } from "./checkpoint.ts"
+export { type Encoded, type EncodeOptions, encodeRow, type LossMask, lossMasks } from "./encode.ts"
+export { type EvaluateOptions, type EvaluateResult, evaluate } from "./evaluate.ts"
+export type { StepMetrics } from "./metrics.ts"
+export type { Optimizer, SlotTensors, UpdateStep } from "./optimizer.ts"
+export type { Scheduler, TrainOptions } from "./options.ts"
+export { acceptedColumns, chat, type Data, jsonl, type Row, readJsonl } from "./rows.ts"
+export { type Schedule, type ScheduleName, type ScheduleOptions, schedule, scheduleNames } from "./schedules.ts"
+export { type SgdOptions, sgd } from "./sgd.ts"
+export { type TrainResult, train } from "./trainer.ts"

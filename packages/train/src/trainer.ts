@@ -1,0 +1,132 @@
+/**
+ * The training loop: which rows make which step, when to save, when to stop. Knows neither models nor methods: whatever is
+ * trainable in the view it is given gets trained. Every step is a function of its number, so a run can start at any.
+ */
+import type { Model } from "@peftjs/core"
+import { PeftError, trainables as trainablesOf } from "@peftjs/core"
+import { type Batch, collate, epochOrder, groupRows, groupsPerEpoch } from "./batch.ts"
+import { loadCheckpoint, type RunRecord, type RunState, saveCheckpoint } from "./checkpoint.ts"
+import { encodeRow } from "./encode.ts"
+import { type EvaluateResult, evaluate } from "./evaluate.ts"
+import { padIdOf } from "./loss.ts"
+import type { StepMetrics } from "./metrics.ts"
+import { freeState, initState } from "./optimizer.ts"
+import { learningRateOf, type Settings, settle, type TrainOptions } from "./options.ts"
+import { type Data, fingerprint } from "./rows.ts"
+import { optimizerStep } from "./step.ts"
+
+export interface TrainResult {
+  /** Optimizer steps done, with those before resuming. */
+  readonly steps: number
+  readonly totalSteps: number
+  /** The signal asked to stop; with checkpoints, training continues from here with `resume`. */
+  readonly interrupted: boolean
+  /** Of the last step that was done now; absent when none was. */
+  readonly metrics?: StepMetrics
+  /** Of the last evaluation. */
+  readonly evaluation?: EvaluateResult
+}
+
+/**
+ * Trains everything trainable in the model's view, in place, and returns when the steps are done or the signal asks to stop.
+ * The loss is the mean over all tokens that count in an optimizer step, however they are spread over micro-batches.
+ *
+ * @throws E_OPTION, E_SCHEDULE, E_NO_GRAD when nothing is trainable, E_NO_LABELS when no row has anything to learn,
+ * E_LOSS_NOT_FINITE (the model keeps the values before that step), E_RESUME, and what reading rows throws
+ */
+export async function train(
+  model: Model,
+  data: Data | Promise<Data>,
+  options: TrainOptions = {},
+): Promise<TrainResult> {
+  const settings = settle(options)
+  const examples = await data
+  const evalData = await options.evalData
+  const { rows } = examples
+  const { tokenizer = model.tokenizer, maxSteps, epochs = 1, checkpoints, saveSteps, evalSteps, signal } = options
+  const perEpoch = groupsPerEpoch(rows.length, settings)
+  const totalSteps = maxSteps ?? Math.ceil(epochs * perEpoch)
+  const learningRate = learningRateOf(settings, totalSteps)
+  const trainables = trainablesOf(model)
+  if (trainables.length === 0)
+    throw new PeftError(
+      "E_NO_GRAD",
+      "[train] nothing in the model is trainable; adapt it, enable its adapter or unfreeze it",
+    )
+  const encode = (row: number): ReturnType<typeof encodeRow> =>
+    encodeRow(rows[row] as Data["rows"][number], tokenizer, settings, `${examples.name}, row ${row + 1}`)
+  if (!rows.some((_, row) => encode(row).labels.some((label, i) => i > 0 && label !== -100)))
+    throw new PeftError(
+      "E_NO_LABELS",
+      `[train] ${examples.name}: no row has anything to learn (loss mask ${settings.lossMask}, cut at ${settings.maxLength} tokens)`,
+    )
+  const run = recordOf(model, examples, settings, totalSteps)
+  const state: RunState = { trainables, optimizer: initState(settings.optimizer, trainables) }
+  try {
+    let step = options.resume && checkpoints ? await loadCheckpoint(checkpoints, run, state) : 0
+    let saved = options.resume ? step : undefined
+    let metrics: StepMetrics | undefined
+    let evaluation: EvaluateResult | undefined
+    let order = { epoch: -1, rows: [] as number[] }
+    const save = async (): Promise<void> => {
+      if (!checkpoints || saved === step) return
+      const position = { step, epoch: Math.floor(step / perEpoch), step_in_epoch: step % perEpoch }
+      await saveCheckpoint(checkpoints, position, run, state)
+      saved = step
+      await options.onSave?.(step)
+    }
+    const batchesOf = (): Batch[] => {
+      const epoch = Math.floor(step / perEpoch)
+      if (order.epoch !== epoch) order = { epoch, rows: epochOrder(rows.length, epoch, settings) }
+      return groupRows(order.rows, step % perEpoch, settings).map((group) =>
+        collate(group.map(encode), padIdOf(tokenizer)),
+      )
+    }
+    const result = (interrupted: boolean): TrainResult => ({
+      steps: step,
+      totalSteps,
+      interrupted,
+      ...(metrics ? { metrics } : {}),
+      ...(evaluation ? { evaluation } : {}),
+    })
+    while (step < totalSteps) {
+      const done = signal?.aborted
+        ? undefined
+        : await optimizerStep({
+            ...{ model, state, settings, step, signal },
+            batches: batchesOf(),
+            learningRate: learningRate(step),
+          })
+      if (!done) {
+        await save()
+        return result(true)
+      }
+      metrics = done
+      step++
+      await options.onStep?.(done)
+      const last = step === totalSteps
+      if (saveSteps !== undefined && (last || step % saveSteps === 0)) await save()
+      if (evalData && (last || (evalSteps !== undefined && step % evalSteps === 0))) {
+        evaluation = await evaluate(model, evalData, { ...settings, ...(tokenizer ? { tokenizer } : {}) })
+        await options.onEvaluate?.(evaluation, step)
+      }
+    }
+    return result(false)
+  } finally {
+    freeState(state.optimizer)
+  }
+}
+
+/** What decides a run's numbers, for telling whether a checkpoint is this run's. */
+function recordOf(model: Model, data: Data, settings: Settings, totalSteps: number): RunRecord {
+  const { optimizer, gradientCheckpointing, ...numbers } = settings
+  return {
+    data: { rows: data.rows.length, fingerprint: fingerprint(data) },
+    method: model.view.adapters
+      .filter((a) => a.enabled)
+      .map(({ name, method }) => ({ name, method: method.name, ...method.config })),
+    steps: totalSteps,
+    optimizer: { name: optimizer.name, ...optimizer.config },
+    ...numbers,
+  }
+}
