@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -36,7 +37,9 @@ def load_adapter(base, folder: str):
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, folder).eval()
     stored = read_tensors(Path(folder) / "adapter_model.safetensors")
-    loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # What "auto" decides, without its look at a model hub.
+    embeddings = any(name in (model.peft_config["default"].target_modules or ()) for name in EMBEDDING_LAYER_NAMES)
+    loaded = get_peft_model_state_dict(model, save_embedding_layers=embeddings)
     changed = [k for k in stored.keys() & loaded.keys() if not torch.equal(stored[k].float(), loaded[k].float())]
     report = {
         "tensors": len(stored),

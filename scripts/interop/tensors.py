@@ -2,7 +2,7 @@
 
 usage: tensors.py FILE NAME …                          prints {NAME: nested list}
        tensors.py FILE --against OTHER [NAME OTHERNAME]
-           prints the largest difference from OTHER: of all tensors, or of NAME from OTHERNAME, whose last positions are
+           prints the largest difference from OTHER: of all tensors of FILE, or of NAME from OTHERNAME, whose last positions are
            compared when NAME holds fewer; 1e30 when names or shapes do not fit or something is not a number
 """
 import json
@@ -22,7 +22,7 @@ def against(mine: dict, other: dict, names: list) -> float:
     if names:
         a, b = mine[names[0]], other[names[1]]
         return difference(a, b[:, -a.shape[1] :])
-    return max(difference(mine[k], other[k]) for k in mine) if mine.keys() == other.keys() else 1e30
+    return max(difference(mine[k], other[k]) for k in mine) if mine.keys() <= other.keys() else 1e30
 
 
 if __name__ == "__main__":
