@@ -194,17 +194,19 @@ export async function read(tensor: Tensor): Promise<TypedArray> {
   }
 }
 
-/** Replaces the values of a held tensor, such as a parameter after an optimizer step; gradients and shape stay. */
+/**
+ * Gives a held tensor, such as a parameter after an optimizer step, the values of another, which stays as it is; gradients and shape
+ * stay. Whoever else still needs the old values keeps them.
+ */
 export function assign(target: Tensor, given: Tensor): void {
   const { engine } = target
   const source = materialize(given)
   invariant(target.size === source.size && target.dtype === source.dtype, "assign needs equal shapes and types")
-  invariant(target.storage.refs === 1, "assign to a tensor that is still in use")
-  const taken = source.storage.refs > 1 ? copy(source) : source
-  engine.backend.free(bufferOf(target))
-  engine.liveBuffers--
-  target.storage.buffer = bufferOf(taken)
-  taken.storage.buffer = undefined
+  // A source that dies with the open scope leaves its buffer to the target; one that lives on is copied, so that they never share.
+  const last = engine.scope?.has(source) && source.storage.refs === 1
+  const taken = last ? hold(source) : scope(engine, () => hold(copy(source)))
+  release(engine, target.storage)
+  target.storage = taken.storage
 }
 
 function copy(source: Tensor): Tensor {

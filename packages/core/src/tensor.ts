@@ -38,7 +38,8 @@ const scalarExpr = {
 
 export class Tensor {
   readonly engine: Engine
-  readonly storage: Storage
+  /** Replaced by `assign` alone. */
+  storage: Storage
   readonly shape: Shape
   readonly dtype: DType
   /** True for trainable parameters and for what was computed from them while a gradient is being recorded. */

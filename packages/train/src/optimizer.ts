@@ -2,8 +2,8 @@
  * What an optimizer is: a value that changes one parameter by its gradient, and the tensors it remembers for it.
  * Must not know the trainer, schedules or files. Learning rates arrive with the schedule already applied.
  */
-import type { Backend, Tensor, Trainable } from "@peftjs/core"
-import { engineOf, free, full, hold, noGrad, scope } from "@peftjs/core"
+import type { Tensor, Trainable } from "@peftjs/core"
+import { free, full, hold, noGrad, scope } from "@peftjs/core"
 
 /** One optimizer step, as a parameter sees it. */
 export interface UpdateStep {
@@ -35,10 +35,8 @@ export type OptimizerState = ReadonlyMap<string, SlotTensors>
 
 /** Zeros for every slot of every parameter. The tensors are held until `freeState`. */
 export function initState(optimizer: Optimizer, trainables: readonly Trainable[]): OptimizerState {
-  const zeros = (t: Tensor): Tensor => {
-    const { backend } = t.engine
-    return noGrad(engineOf(backend), () => scope(t.engine, () => hold(full(backend as Backend, t.shape, 0))))
-  }
+  const zeros = ({ engine, shape }: Tensor): Tensor =>
+    noGrad(engine, () => scope(engine, () => hold(full(engine.backend, shape, 0))))
   return new Map(
     trainables.map(({ name, tensor }) => [
       name,

@@ -5,15 +5,19 @@ import {
   assign,
   disable,
   engineOf,
+  full,
+  hold,
   type Model,
   noGrad,
   type StepState,
   scope,
+  type Tensor,
   type Trainable,
   trainables,
 } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
 import { describe, expect, it } from "vitest"
+import { sumGradients } from "../src/gradients.ts"
 import { jsonl, type StepMetrics, type TrainOptions, train } from "../src/index.ts"
 import { largestDifference, recordedRows, tinyLlama, valuesOf, withLora } from "./helpers.ts"
 
@@ -79,6 +83,34 @@ describe("train", () => {
       [0, false],
     ])
     await expect(train(await withLora(), jsonl([masked]), common)).rejects.toMatchObject({ code: "E_NO_LABELS" })
+  })
+
+  it("shuffles anew every epoch, and every row comes once in each", async () => {
+    const rows = { ...data, rows: data.rows.slice(0, 8) }
+    const losses = async (shuffle: boolean): Promise<[string[], string[]]> => {
+      const options = { maxSteps: 16, batchSize: 1, learningRate: 0, shuffle }
+      const all = (await metricsOf(await withLora(), options, rows)).map(({ loss }) => loss.toFixed(4))
+      return [all.slice(0, 8), all.slice(8)]
+    }
+    const [kept, again] = await losses(false)
+    const [first, second] = await losses(true)
+    expect(again).toEqual(kept)
+    expect([first.toSorted(), second.toSorted()]).toEqual([kept.toSorted(), kept.toSorted()])
+    expect(new Set([kept, first, second].map(String)).size).toBe(3)
+  })
+
+  it("draws another dropout mask for every step, micro-batch and seed, and the same when run again", async () => {
+    // B is zero at the start, so masks show in the gradient only.
+    const rows = { ...data, rows: [data.rows[0], data.rows[0]] } as typeof data
+    const norms = async (options: TrainOptions): Promise<number[]> => {
+      const model = await withLora({ dropout: 0.5 })
+      const all = await metricsOf(model, { maxSteps: 2, learningRate: 0, batchSize: 1, ...options }, rows)
+      return all.map(({ grad_norm }) => grad_norm)
+    }
+    const one = await norms({})
+    expect(await norms({})).toEqual(one)
+    const others = [...(await norms({ seed: 4 })), ...(await norms({ gradientAccumulationSteps: 2 }))]
+    expect(new Set([...one, ...others]).size).toBe(6)
   })
 
   it("stops at a loss that is not finite and changes nothing in that step", async () => {
@@ -167,6 +199,23 @@ describe("on one backend", () => {
     await train(model, rows, { ...common, ...options, maxSteps: 200, batchSize: 2, onStep })
     expect(counts.get(200)).toBe(counts.get(10))
     // The optimizer's tensors are given back at the end.
+    expect(engine.liveBuffers).toBe(before)
+  })
+})
+
+describe("gradients", () => {
+  it("of what is not trained are let go", async () => {
+    const backend = await cpu()
+    const engine = engineOf(backend)
+    const held = (): Tensor => noGrad(engine, () => scope(engine, () => hold(full(backend, [2], 3))))
+    const [trained, other] = [held(), held()]
+    const sums = sumGradients(engine, [{ name: "p", tensor: trained, decay: true }])
+    const before = engine.liveBuffers
+    sums.add(new Map([trained, other].map((parameter) => [parameter, held()])))
+    sums.add(new Map([[trained, held()]]))
+    expect(await sums.norm()).toBeCloseTo(Math.sqrt(72), 5)
+    expect(sums.of(other)).toBeUndefined()
+    sums.free()
     expect(engine.liveBuffers).toBe(before)
   })
 })

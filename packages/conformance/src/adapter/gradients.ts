@@ -1,0 +1,114 @@
+/** An adapter's gradients: for its parameters and nothing else, right by finite differences, the same when a block is computed again. */
+import type { Model, Tensor } from "@peftjs/core"
+import { free, keyOf, randomWords, trainables } from "@peftjs/core"
+import { check, close, same } from "../assert.ts"
+import { perturb, toyGradients, toyLoss, toyLosses } from "../toy-training.ts"
+import { type Subject, setValues } from "./subject.ts"
+
+export function gradientChecks({ method, options, base, adapted }: Subject): void {
+  const { it, identity = true, detaches = [] } = options
+
+  if (identity) {
+    it("just initialised, it changes nothing", async () => {
+      const model = await base()
+      close(await toyLosses(adapted(model)), await toyLosses(model), 1e-5, "losses")
+    })
+  }
+
+  it("perturbed, it changes something", async () => {
+    const model = await base()
+    const [before, view] = [await toyLosses(model), adapted(model)]
+    perturb(view)
+    const after = await toyLosses(view)
+    check(
+      after.some((x, i) => Math.abs(x - (before[i] as number)) > 1e-4),
+      "the losses are those of the base",
+    )
+  })
+
+  it("its trainable parameters get gradients, all of them, and nothing else does", async () => {
+    const model = adapted(await base())
+    perturb(model)
+    const { gradients } = await toyGradients(model)
+    const expected = trainables(model)
+    check(expected.length > 0, `${method.name} has nothing to train`)
+    check(gradients.size === expected.length, `${gradients.size} tensors got gradients, not ${expected.length}`)
+    for (const { name, tensor } of expected) {
+      const values = await gradients.get(tensor)?.data()
+      check(values, `${name} got no gradient`)
+      check(values.every(Number.isFinite), `${name}'s gradient is not finite`)
+      check(
+        values.some((g) => g !== 0),
+        `${name}'s gradient is zero`,
+      )
+    }
+    for (const g of gradients.values()) free(g)
+  })
+
+  it("gradients agree with finite differences", async () => {
+    const model = adapted(await base())
+    perturb(model)
+    const { gradients } = await toyGradients(model)
+    for (const { name, tensor } of trainables(model)) {
+      if (detaches.includes(name.split(".").at(-1) as string)) continue
+      const gradient = (await gradients.get(tensor)?.data()) as Float32Array
+      await checkDirections(model, name, tensor, gradient)
+    }
+    for (const g of gradients.values()) free(g)
+  })
+
+  it("a block that is computed again draws the same dropout and gives the same gradients", async () => {
+    const model = adapted(await base())
+    perturb(model)
+    const run = { training: true, seed: 3, step: 5 }
+    const kept = await toyGradients(model, run)
+    const again = await toyGradients(model, { ...run, gradientCheckpointing: true })
+    check(again.loss === kept.loss, `the loss is ${again.loss}, not ${kept.loss}`)
+    check(again.gradients.size === kept.gradients.size, `${again.gradients.size} gradients, not ${kept.gradients.size}`)
+    for (const { name, tensor } of trainables(model)) {
+      close(
+        (await again.gradients.get(tensor)?.data()) ?? [],
+        (await kept.gradients.get(tensor)?.data()) ?? [],
+        1e-6,
+        name,
+      )
+    }
+    for (const g of [...kept.gradients.values(), ...again.gradients.values()]) free(g)
+  })
+
+  it("without training it draws nothing: the same losses whatever the step", async () => {
+    const model = adapted(await base())
+    perturb(model)
+    same(await toyLosses(model, { step: 1 }), await toyLosses(model, { step: 2, seed: 9 }), "losses")
+  })
+}
+
+/** The derivative along a few directions of ±1, one of them the gradient's own signs, against five-point differences of the loss. */
+async function checkDirections(model: Model, name: string, parameter: Tensor, gradient: Float32Array): Promise<void> {
+  const values = (await parameter.data()) as Float32Array
+  const step = 0.01
+  const signs = (seed: number): number[] =>
+    Array.from(randomWords(keyOf(seed, name), values.length), (w) => (w % 2 === 0 ? 1 : -1))
+  for (const direction of [Array.from(gradient, Math.sign), signs(1), signs(2)]) {
+    const loss = async (distance: number): Promise<number> => {
+      setValues(
+        model.backend,
+        parameter,
+        values.map((x, i) => x + distance * (direction[i] as number)),
+      )
+      return toyLoss(model)
+    }
+    const near = (await loss(step)) - (await loss(-step))
+    const far = (await loss(2 * step)) - (await loss(-2 * step))
+    const measured = (8 * near - far) / (12 * step)
+    const terms = direction.map((d, i) => d * (gradient[i] as number))
+    const found = terms.reduce((a, b) => a + b, 0)
+    const size = terms.reduce((a, b) => a + Math.abs(b), 0)
+    const allowed = 2e-3 * size + 1e-4
+    check(
+      Math.abs(found - measured) <= allowed,
+      `${name}: ${found} along a direction, finite differences say ${measured}`,
+    )
+  }
+  setValues(model.backend, parameter, values)
+}

@@ -1,0 +1,103 @@
+/** Cases of `map` and `reduce`. */
+import type { DeviceBuffer, MapInput, Shape } from "@peftjs/core"
+import { call, coordinate, input, scalar, sizeOf } from "@peftjs/core"
+import { at, host, numbers, spread, sum, tabulate } from "./host.ts"
+import type { KernelCase } from "./kernel-check.ts"
+import { tolerances } from "./tolerances.ts"
+
+const mapShapes: readonly (readonly [a: Shape, b: Shape, out: Shape])[] = [
+  [[], [], []],
+  [[1], [1], [1]],
+  [[0], [1], [0]],
+  [[7], [7], [7]],
+  [[3, 5], [5], [3, 5]],
+  [
+    [3, 5],
+    [3, 1],
+    [3, 5],
+  ],
+  [
+    [3, 1],
+    [1, 5],
+    [3, 5],
+  ],
+  [[], [2, 3], [2, 3]],
+  [
+    [2, 1, 4, 1],
+    [3, 1, 9],
+    [2, 3, 4, 9],
+  ],
+  [[65, 33], [33], [65, 33]],
+  [[2, 0, 3], [3], [2, 0, 3]],
+  [[257], [1], [257]],
+]
+
+const operand = (buffer: DeviceBuffer | undefined, shape: Shape): MapInput => ({
+  buffer: buffer as DeviceBuffer,
+  shape,
+})
+
+/** (a - 2) · b + s with a of i32: a conversion, a scalar argument and broadcasting. */
+function broadcasting([a, b, out]: (typeof mapShapes)[number]): KernelCase {
+  const ints = Int32Array.from({ length: sizeOf(a) }, (_, i) => (i % 7) - 3)
+  const floats = numbers("map", sizeOf(b))
+  const [x, y] = [host(a, ints), host(b, floats)]
+  const expr = call("add", call("mul", call("sub", input(0), scalar(1)), input(1)), scalar(0))
+  return {
+    label: `map [${a}] with [${b}]`,
+    inputs: [{ data: ints, dtype: "i32" }, { data: floats }],
+    run: ({ kernels }, [p, q]) => kernels.map(expr, [operand(p, a), operand(q, b)], [0.25, 2], out, "f32"),
+    expected: tabulate(out, (...c) => (spread(x, c) - 2) * spread(y, c) + 0.25).data,
+    tolerance: tolerances.elementwise,
+  }
+}
+
+/** Coordinates along every axis, into i32. */
+function reading([, , out]: (typeof mapShapes)[number]): KernelCase {
+  const expr = out
+    .map((_, axis) => call("mul", coordinate(axis), scalar(axis)))
+    .reduce((p, q) => call("add", p, q), scalar(9))
+  const weights = [1000, 100, 10, 1]
+  return {
+    label: `map of coordinates [${out}]`,
+    inputs: [],
+    run: ({ kernels }) => kernels.map(expr, [], [...weights, 0, 0, 0, 0, 0, 4], out, "i32"),
+    expected: tabulate(out, (...c) => 4 + sum(c.length, (i) => (c[i] as number) * (weights[i] as number))).data,
+    dtype: "i32",
+  }
+}
+
+const axes: readonly (readonly [outer: number, n: number, inner: number])[] = [
+  [1, 1, 1],
+  [0, 3, 2],
+  [2, 0, 3],
+  [2, 3, 0],
+  [1, 257, 1],
+  [3, 7, 5],
+  [7, 1, 9],
+  [33, 65, 1],
+  [1, 65, 33],
+  [5, 17, 3],
+]
+
+function reduceCase(op: "sum" | "max", outer: number, n: number, inner: number): KernelCase {
+  const data = numbers("reduce", outer * n * inner)
+  const x = host([outer, n, inner], data)
+  const terms = (o: number, i: number): number[] => Array.from({ length: n }, (_, j) => at(x, o, j, i))
+  return {
+    label: `${op} of [${outer}, ${n}, ${inner}]`,
+    inputs: [{ data }],
+    run: ({ kernels }, [buffer]) => kernels.reduce(op, buffer as DeviceBuffer, { outer, n, inner }),
+    expected: tabulate([outer, inner], (o, i) =>
+      op === "sum" ? sum(n, (j) => at(x, o, j, i)) : Math.max(...terms(o, i)),
+    ).data,
+    ...(op === "sum" ? { tolerance: tolerances.sum } : {}),
+  }
+}
+
+export const mapCases: readonly KernelCase[] = [...mapShapes.map(broadcasting), ...mapShapes.map(reading)]
+
+export const reduceCases: readonly KernelCase[] = axes.flatMap(([outer, n, inner]) => [
+  reduceCase("sum", outer, n, inner),
+  reduceCase("max", outer, n, inner),
+])

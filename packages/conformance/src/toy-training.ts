@@ -1,0 +1,99 @@
+/** Losses, gradients and a few training steps on the toy model, with a method's penalty and hook where they belong. */
+import type { Model, Param, Params, RunOptions, Tensor } from "@peftjs/core"
+import {
+  assign,
+  engineOf,
+  free,
+  keyOf,
+  noGrad,
+  normals,
+  scope,
+  tensor,
+  trainables,
+  valueAndGradients,
+} from "@peftjs/core"
+import { toyBatch } from "./toy-model.ts"
+
+const valuesOf = (params: Readonly<Record<string, Param>>): Params =>
+  Object.fromEntries(Object.entries(params).map(([name, { value }]) => [name, value]))
+
+/** Loss of every counted label. */
+export async function toyLosses(model: Model, options: RunOptions = {}): Promise<Float32Array> {
+  const { input, labels } = toyBatch()
+  const losses = model.losses(input, labels, options)
+  const values = (await losses.data()) as Float32Array
+  free(losses)
+  return values
+}
+
+/** Mean of the losses and penalties, summed in f64 on the host. */
+export async function toyLoss(model: Model, options: RunOptions = {}): Promise<number> {
+  const losses = await toyLosses(model, options)
+  let total = losses.reduce((a, b) => a + b, 0) / losses.length
+  for (const penalty of scope(engineOf(model.backend), () => penalties(model))) {
+    total += (await penalty.data())[0] as number
+    free(penalty)
+  }
+  return total
+}
+
+function penalties(model: Model): Tensor[] {
+  return model.view.adapters.flatMap(({ method, sites, enabled }) =>
+    enabled ? [...sites.values()].flatMap(({ params }) => method.penalty?.(valuesOf(params)).sum() ?? []) : [],
+  )
+}
+
+/** Loss and gradients, the latter held until `free`. */
+export async function toyGradients(
+  model: Model,
+  options: RunOptions = {},
+): Promise<{ loss: number; gradients: Map<Tensor, Tensor> }> {
+  const { input, labels } = toyBatch()
+  const { value, gradients } = valueAndGradients(engineOf(model.backend), () =>
+    penalties(model).reduce((a, b) => a.add(b), model.losses(input, labels, options).mean()),
+  )
+  const loss = (await value.data())[0] as number
+  free(value)
+  return { loss, gradients }
+}
+
+/**
+ * One step of gradient descent in which every parameter moves by `rate` on average (its gradient is divided by its root mean square),
+ * after the methods' hooks. Returns the loss before it.
+ */
+export async function toyStep(model: Model, step: number, rate = 0.02): Promise<number> {
+  const engine = engineOf(model.backend)
+  const { loss, gradients } = await toyGradients(model, { training: true, step })
+  for (const { method, sites, enabled } of model.view.adapters) {
+    if (!enabled || !method.afterBackward) continue
+    const states = [...sites].map(([path, { params }]) => {
+      const found = Object.entries(params).flatMap(([name, { value }]) => {
+        const gradient = gradients.get(value)
+        return gradient ? [[name, gradient] as const] : []
+      })
+      return [path, { params: valuesOf(params), gradients: Object.fromEntries(found) }] as const
+    })
+    await noGrad(engine, () =>
+      scope(engine, () => method.afterBackward?.({ step, sites: new Map(states), set: assign })),
+    )
+  }
+  for (const [parameter, gradient] of gradients) {
+    const square = scope(engine, () => gradient.square().mean())
+    const scale = rate / (Math.sqrt((await square.data())[0] as number) + 1e-12)
+    free(square)
+    scope(engine, () => noGrad(engine, () => assign(parameter, parameter.sub(gradient.mul(scale)))))
+    free(gradient)
+  }
+  return loss
+}
+
+/** Adds N(0, std²) to everything trainable, so that no parameter is where its method put it. */
+export function perturb(model: Model, std = 0.1): void {
+  const engine = engineOf(model.backend)
+  for (const { name, tensor: parameter } of trainables(model)) {
+    const noise = normals(keyOf(0, "perturb", name), parameter.size, std)
+    scope(engine, () =>
+      noGrad(engine, () => assign(parameter, parameter.add(tensor(model.backend, noise, parameter.shape)))),
+    )
+  }
+}
