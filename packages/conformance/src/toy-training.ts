@@ -7,6 +7,7 @@ import {
   keyOf,
   noGrad,
   normals,
+  type Site,
   scope,
   tensor,
   trainables,
@@ -38,8 +39,11 @@ export async function toyLoss(model: Model, options: RunOptions = {}): Promise<n
 }
 
 function penalties(model: Model): Tensor[] {
-  return model.view.adapters.flatMap(({ method, sites, enabled }) =>
-    enabled ? [...sites.values()].flatMap(({ params }) => method.penalty?.(valuesOf(params)).sum() ?? []) : [],
+  return model.view.adapters.flatMap(({ method, sites, shared, enabled }) =>
+    [...sites].flatMap(([path, { params }]) => {
+      const context = { site: model.sites.get(path) as Site, shared, count: sites.size }
+      return (enabled ? method.penalty?.(valuesOf(params), context).sum() : undefined) ?? []
+    }),
   )
 }
 
@@ -59,13 +63,19 @@ export async function toyGradients(
 
 /**
  * One step of gradient descent in which every parameter moves by `rate` on average (its gradient is divided by its root mean square),
- * after the methods' hooks. Returns the loss before it.
+ * then the methods' hooks run. Returns the loss before it.
  */
 export async function toyStep(model: Model, step: number, rate = 0.02): Promise<number> {
   const engine = engineOf(model.backend)
   const { loss, gradients } = await toyGradients(model, { training: true, step })
+  for (const [parameter, gradient] of gradients) {
+    const square = scope(engine, () => gradient.square().mean())
+    const scale = rate / (Math.sqrt((await square.data())[0] as number) + 1e-12)
+    free(square)
+    scope(engine, () => noGrad(engine, () => assign(parameter, parameter.sub(gradient.mul(scale)))))
+  }
   for (const { method, sites, enabled } of model.view.adapters) {
-    if (!enabled || !method.afterBackward) continue
+    if (!enabled || !method.afterStep) continue
     const states = [...sites].map(([path, { params }]) => {
       const found = Object.entries(params).flatMap(([name, { value }]) => {
         const gradient = gradients.get(value)
@@ -74,16 +84,10 @@ export async function toyStep(model: Model, step: number, rate = 0.02): Promise<
       return [path, { params: valuesOf(params), gradients: Object.fromEntries(found) }] as const
     })
     await noGrad(engine, () =>
-      scope(engine, () => method.afterBackward?.({ step, sites: new Map(states), set: assign })),
+      scope(engine, () => method.afterStep?.({ step, gradScale: 1, sites: new Map(states), set: assign })),
     )
   }
-  for (const [parameter, gradient] of gradients) {
-    const square = scope(engine, () => gradient.square().mean())
-    const scale = rate / (Math.sqrt((await square.data())[0] as number) + 1e-12)
-    free(square)
-    scope(engine, () => noGrad(engine, () => assign(parameter, parameter.sub(gradient.mul(scale)))))
-    free(gradient)
-  }
+  for (const gradient of gradients.values()) free(gradient)
   return loss
 }
 

@@ -96,7 +96,7 @@ const broken: Readonly<Record<string, { check: string; message: RegExp; change: 
     check: "twenty steps lower the loss and leave no buffer behind",
     message: /the loss went from/,
     change: {
-      afterBackward: ({ sites, set }) => {
+      afterStep: ({ sites, set }) => {
         for (const { params, gradients } of sites.values())
           for (const [key, g] of Object.entries(gradients)) set(params[key] as Tensor, (params[key] as Tensor).add(g))
       },

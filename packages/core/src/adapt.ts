@@ -6,9 +6,9 @@ import type { AdapterMethod, Param } from "./method.ts"
 import type { Site } from "./model.ts"
 import type { Targets } from "./targets.ts"
 import { matchTargets, requireMatches } from "./targets.ts"
-import { isTensor, type Tensor } from "./tensor.ts"
+import type { Tensor } from "./tensor.ts"
 import type { Adapter, Model, SiteState } from "./view.ts"
-import { bindModel } from "./view.ts"
+import { bindModel, weightAt } from "./view.ts"
 import { denseWeight, type Weight } from "./weight.ts"
 
 export interface AdaptOptions extends Targets {
@@ -67,7 +67,9 @@ export function makeAdapter(
       const made = method.setup?.(sites, makeInit(model.backend, seed, "shared")) ?? {}
       const shared = Object.fromEntries(Object.entries(made).map(([key, value]) => [key, keep(value)]))
       const states = sites.map((site): [string, SiteState] => {
-        const { params, base } = method.init({ site, shared, init: makeInit(model.backend, seed, site.path) })
+        const init = makeInit(model.backend, seed, site.path)
+        const weight = weightAt(model.definition, model.view, site)
+        const { params, base } = method.init({ site, base: weight, shared, init })
         const held = Object.entries(params).map(([key, p]): [string, Param] => {
           const value = keep(p.value)
           value.requiresGrad = p.trainable
@@ -138,71 +140,4 @@ export function freeAdapter({ sites, shared, constants }: Adapter): void {
   }
   for (const t of [...Object.values(shared), ...constants.values()]) free(t)
   constants.clear()
-}
-
-/** A tensor that training changes. */
-export interface Trainable {
-  /** Path and name, unique in the model: "model.layers.0.self_attn.q_proj.A". */
-  readonly name: string
-  readonly tensor: Tensor
-  readonly group?: string
-  /** Whether weight decay applies: not to biases and norms of the base, as transformers' Trainer decides. */
-  readonly decay: boolean
-}
-
-/** Everything trainable in a view: parameters of its enabled adapters, then its overlays. */
-export function trainables(model: Model): Trainable[] {
-  const several = model.view.adapters.length > 1
-  const adapters = model.view.adapters
-    .filter((a) => a.enabled)
-    .flatMap((a) =>
-      [...a.sites].flatMap(([path, { params }]) =>
-        Object.entries(params)
-          .filter(([, p]) => p.trainable)
-          .map(([key, p]): Trainable => {
-            const name = several ? `${a.name}:${path}.${key}` : `${path}.${key}`
-            return { name, tensor: p.value, decay: true, ...(p.group === undefined ? {} : { group: p.group }) }
-          }),
-      ),
-    )
-  const overlays = [...model.view.overlays].flatMap(([path, value]): Trainable[] => {
-    if (isTensor(value)) return value.requiresGrad ? [{ name: path, tensor: value, decay: false }] : []
-    const parts = value.parts.flatMap((p) => (p.tensor?.requiresGrad ? [p.tensor] : []))
-    return parts.map((t, i) => ({ name: parts.length === 1 ? path : `${path}#${i}`, tensor: t, decay: true }))
-  })
-  return [...adapters, ...overlays]
-}
-
-/**
- * Full fine-tuning: a view in which every parameter is a trainable f32 copy of the base's (or those `filter` accepts).
- * The base stays as it was; `detachOverlays` gives the memory back.
- */
-export function unfreeze(model: Model, filter: (path: string) => boolean = () => true): Model {
-  const engine = engineOf(model.backend)
-  const overlays = new Map(model.view.overlays)
-  for (const [path, value] of model.params) if (filter(path)) overlays.set(path, trainableCopy(engine.backend, value))
-  return bindModel(model.definition, { ...model.view, overlays })
-}
-
-function trainableCopy(backend: Model["backend"], value: Tensor | Weight): Tensor | Weight {
-  const engine = engineOf(backend)
-  const copy = (make: () => Tensor): Tensor => {
-    const held = noGrad(engine, () => scope(engine, () => hold(make())))
-    held.requiresGrad = true
-    return held
-  }
-  if (isTensor(value)) return copy(() => value.mul(1))
-  const rows = Math.max(1, Math.floor(backend.supports.maxBufferBytes / (4 * value.shape[1])))
-  const parts: Tensor[] = []
-  for (let start = 0; start < value.shape[0]; start += rows) {
-    const end = Math.min(value.shape[0], start + rows)
-    parts.push(copy(() => value.rows({ start, end }).mul(1)))
-  }
-  return denseWeight(parts)
-}
-
-/** The view without overlays, whose memory is given back. */
-export function detachOverlays(model: Model): Model {
-  for (const value of model.view.overlays.values()) isTensor(value) ? free(value) : value.free()
-  return bindModel(model.definition, { ...model.view, overlays: new Map() })
 }

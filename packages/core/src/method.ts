@@ -33,6 +33,8 @@ export interface Init {
 
 export interface InitContext {
   readonly site: Site
+  /** The layer's weight as it is now: the site's own, or what stands in for it. */
+  readonly base: Weight
   readonly shared: Params
   readonly init: Init
 }
@@ -40,6 +42,8 @@ export interface InitContext {
 /** What a method sees during a forward pass. */
 export interface Context {
   readonly site: Site
+  /** The layer's weight as it is now: the site's own, or what stands in for it. */
+  readonly base: Weight
   readonly shared: Params
   readonly training: boolean
   /** The layer's bias, which `next` adds. */
@@ -50,9 +54,12 @@ export interface Context {
   constant(key: string, make: (init: Init) => Tensor): Tensor
 }
 
-/** What `afterBackward` sees: every trainable parameter of the method by "site path" and name, with its gradient. */
+/** What `afterStep` sees: every parameter of the method by site path and name, and the gradients of the trainable ones. */
 export interface StepState {
+  /** Optimizer steps done before this one. */
   readonly step: number
+  /** Gradients are those before clipping; the optimizer used them times this. */
+  readonly gradScale: number
   readonly sites: ReadonlyMap<string, { readonly params: Params; readonly gradients: Params }>
   /** Replaces the values of a parameter. */
   set(param: Tensor, value: Tensor): void
@@ -77,10 +84,10 @@ export interface AdapterMethod {
   init(context: InitContext): { readonly params: Readonly<Record<string, Param>>; readonly base?: Weight }
   /** The layer with the method over it; `next` is everything below: the base with its bias, or the adapter under this one. */
   forward(x: Tensor, next: (x: Tensor) => Tensor, params: Params, context: Context): Tensor
-  /** Added to the loss once per site (AdaLoRA's orthogonality). */
-  penalty?(params: Params): Tensor
-  /** Between the backward pass and the optimizer (AdaLoRA's budget). */
-  afterBackward?(state: StepState): void | Promise<void>
+  /** Added to the loss of a step once per site, of `count` sites (AdaLoRA's orthogonality). */
+  penalty?(params: Params, context: { readonly site: Site; readonly shared: Params; readonly count: number }): Tensor
+  /** After the optimizer (AdaLoRA's budget): what it sets stays until the next step. */
+  afterStep?(state: StepState): void | Promise<void>
   /** The method of the next cycle after a merge and restart (ReMoRA). */
   restart?(cycle: number): AdapterMethod
 }
@@ -101,6 +108,10 @@ export interface AdapterFormat {
   write(method: AdapterMethod): PeftConfig
   /** What follows the module path in the file: "lora_A.weight". */
   tensorName(param: string, kind: SiteKind): string
+  /** What a tensor of `setup` is called, where those are saved: "vera_A". */
+  sharedName?(name: string): string
+  /** Whether a config of this peft_type is this method's, where several share one type. A claim stands before a format without `claims`. */
+  claims?(config: PeftConfig): boolean
 }
 
 /** A plugin's export: options to method, with its format for loading. */

@@ -1,6 +1,6 @@
 /** AdamW: Loshchilov & Hutter 2019, "Decoupled weight decay regularization", with PyTorch's defaults and order of operations. */
 import type { DeviceBuffer, Expr, Tensor } from "@peftjs/core"
-import { assign, call, input, invariant, map, scalar } from "@peftjs/core"
+import { assign, bufferOf, call, input, invariant, map, scalar } from "@peftjs/core"
 import type { Optimizer } from "./optimizer.ts"
 import { requireNumbers } from "./ranges.ts"
 
@@ -67,7 +67,7 @@ export function adamw(options: AdamWOptions = {}): Optimizer {
           correction2,
           gradScale,
         }
-        kernels.adamw(owned(p), g.storage.buffer as DeviceBuffer, owned(m), owned(v), scalars)
+        kernels.adamw(owned(p), bufferOf(g), owned(m), owned(v), scalars)
         return
       }
       assign(m, map(nextMean, [m, g], { scalars: [1 - beta1, beta1, gradScale] }))
@@ -80,6 +80,6 @@ export function adamw(options: AdamWOptions = {}): Optimizer {
 
 // Writing in place changes whatever shares the buffer, so nothing may.
 function owned(tensor: Tensor): DeviceBuffer {
-  invariant(tensor.storage.buffer && tensor.storage.refs === 1, "an optimizer writes to a tensor that is still in use")
-  return tensor.storage.buffer
+  invariant(tensor.storage.refs === 1, "an optimizer writes to a tensor that is still in use")
+  return bufferOf(tensor)
 }

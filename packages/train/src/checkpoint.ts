@@ -22,6 +22,8 @@ export type RunRecord = Readonly<Record<string, unknown>>
 /** A run's changing part. */
 export interface RunState {
   readonly trainables: readonly Trainable[]
+  /** The trainables and what methods keep from step to step. */
+  readonly parameters: readonly Trainable[]
   readonly optimizer: OptimizerState
 }
 
@@ -102,8 +104,8 @@ export async function loadCheckpoint(store: CheckpointStore, run: RunRecord, sta
   return latest.step
 }
 
-function tensorsOf({ trainables, optimizer }: RunState): [string, Tensor][] {
-  return trainables.flatMap(({ name, tensor }) => [
+function tensorsOf({ parameters, optimizer }: RunState): [string, Tensor][] {
+  return parameters.flatMap(({ name, tensor }) => [
     [`parameter.${name}`, tensor] as [string, Tensor],
     ...Object.entries(optimizer.get(name) ?? {}).map(([slot, t]): [string, Tensor] => [`optimizer.${slot}.${name}`, t]),
   ])

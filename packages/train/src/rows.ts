@@ -79,10 +79,10 @@ export function requireChat(data: Data): Data {
   )
 }
 
-/** A number that changes when a row does. Not safe against people who want to collide. */
-export function fingerprint({ rows }: Data): string {
-  const [a, b] = rows.reduce<readonly [number, number]>(
-    (key, row) => keyOf(key[0], key[1], JSON.stringify(row)),
+/** A number that changes when one of the values does. Not safe against people who want to collide. */
+export function fingerprint(values: readonly unknown[]): string {
+  const [a, b] = values.reduce<readonly [number, number]>(
+    (key, value) => keyOf(key[0], key[1], JSON.stringify(value)),
     [0, 0],
   )
   return [a, b].map((word) => word.toString(16).padStart(8, "0")).join("")

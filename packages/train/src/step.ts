@@ -1,10 +1,10 @@
-/** One optimizer step over its micro-batches: gradients, checks, hooks, clipping, update. Leaves everything as it was unless it succeeds. */
+/** One optimizer step over its micro-batches: gradients, checks, clipping, update, hooks. Leaves everything as it was unless it succeeds. */
 import type { Model } from "@peftjs/core"
 import { engineOf, noGrad, PeftError, scope } from "@peftjs/core"
 import type { Batch } from "./batch.ts"
 import type { RunState } from "./checkpoint.ts"
 import { type Gradients, sumGradients } from "./gradients.ts"
-import { afterBackward } from "./hooks.ts"
+import { afterStep } from "./hooks.ts"
 import { microBatchLoss, yieldToEvents } from "./loss.ts"
 import type { StepMetrics } from "./metrics.ts"
 import type { SlotTensors } from "./optimizer.ts"
@@ -51,8 +51,11 @@ export async function optimizerStep(input: StepInput): Promise<StepMetrics | und
     }
     const norm = requireFinite("gradient norm", await gradients.norm(), step)
     if (labelled.length > 0) {
-      await afterBackward(model, gradients, step)
-      update(input, gradients, norm)
+      // torch.nn.utils.clip_grad_norm_: the gradients times max / (norm + 1e-6) where that is below 1.
+      const { maxGradNorm } = settings
+      const gradScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1
+      update(input, gradients, gradScale)
+      await afterStep(model, gradients, { step, gradScale })
     }
     return {
       step: step + 1,
@@ -68,10 +71,12 @@ export async function optimizerStep(input: StepInput): Promise<StepMetrics | und
   }
 }
 
-// torch.nn.utils.clip_grad_norm_: the gradients times max / (norm + 1e-6) where that is below 1.
-function update({ model, state, settings, step, learningRate }: StepInput, gradients: Gradients, norm: number): void {
-  const { optimizer, maxGradNorm } = settings
-  const gradScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1
+function update(
+  { model, state, settings, step, learningRate }: StepInput,
+  gradients: Gradients,
+  gradScale: number,
+): void {
+  const { optimizer } = settings
   const engine = engineOf(model.backend)
   for (const { name, tensor, decay } of state.trainables) {
     const gradient = gradients.of(tensor)

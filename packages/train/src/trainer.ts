@@ -3,7 +3,7 @@
  * trainable in the view it is given gets trained. Every step is a function of its number, so a run can start at any.
  */
 import type { Model } from "@peftjs/core"
-import { PeftError, trainables as trainablesOf } from "@peftjs/core"
+import { PeftError, parameters, trainables as trainablesOf } from "@peftjs/core"
 import { type Batch, collate, epochOrder, groupRows, groupsPerEpoch } from "./batch.ts"
 import { loadCheckpoint, type RunRecord, type RunState, saveCheckpoint } from "./checkpoint.ts"
 import { encodeRow } from "./encode.ts"
@@ -61,7 +61,11 @@ export async function train(
       `[train] ${examples.name}: no row has anything to learn (loss mask ${settings.lossMask}, cut at ${settings.maxLength} tokens)`,
     )
   const run = recordOf(model, examples, settings, totalSteps)
-  const state: RunState = { trainables, optimizer: initState(settings.optimizer, trainables) }
+  const state: RunState = {
+    trainables,
+    parameters: parameters(model),
+    optimizer: initState(settings.optimizer, trainables),
+  }
   try {
     let step = options.resume && checkpoints ? await loadCheckpoint(checkpoints, run, state) : 0
     let saved = options.resume ? step : undefined
@@ -121,7 +125,8 @@ export async function train(
 function recordOf(model: Model, data: Data, settings: Settings, totalSteps: number): RunRecord {
   const { optimizer, gradientCheckpointing, ...numbers } = settings
   return {
-    data: { rows: data.rows.length, fingerprint: fingerprint(data) },
+    data: { rows: data.rows.length, fingerprint: fingerprint(data.rows) },
+    base: fingerprint([model.config]),
     method: model.view.adapters
       .filter((a) => a.enabled)
       .map(({ name, method }) => ({ name, method: method.name, ...method.config })),

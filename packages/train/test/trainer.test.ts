@@ -237,9 +237,9 @@ describe("methods take part", () => {
     expect(penalised?.grad_norm).toBeGreaterThan(plain?.grad_norm as number)
   })
 
-  it("afterBackward sees the step's gradients and may set parameters", async () => {
+  it("afterStep sees the step's gradients and may set parameters", async () => {
     const calls: [number, number][] = []
-    const afterBackward = async ({ step, sites, set }: StepState): Promise<void> => {
+    const afterStep = async ({ step, sites, set }: StepState): Promise<void> => {
       const norms: number[] = []
       for (const { gradients } of sites.values())
         for (const g of Object.values(gradients)) norms.push(...((await g.square().sum().data()) as Float32Array))
@@ -249,7 +249,7 @@ describe("methods take part", () => {
         set(b, b.mul(0))
       }
     }
-    const model = await adapted({ afterBackward })
+    const model = await adapted({ afterStep })
     const steps = await metricsOf(model, { maxSteps: 3, learningRate: 0 })
     expect(calls.map(([step]) => step)).toEqual([0, 1, 2])
     for (const [i, [, norm]] of calls.entries()) expect(norm).toBeCloseTo(steps[i]?.grad_norm as number, 4)

@@ -29,15 +29,15 @@ function dora(options: { r: number; alpha: number; dropout?: number; live?: bool
   const s = alpha / r
   return {
     ...{ kind: "site", specVersion: 1, name: "dora", config: { ...options }, sites: ["linear"], mergeable: true },
-    init({ site, init }) {
+    init({ site, base, init }) {
       const bound = 1 / Math.sqrt(site.in)
       const [A, B] = [init.uniform("A", [r, site.in], -bound, bound), init.zeros([site.out, r])]
-      return { params: { A: param(A), B: param(B), m: param(squares(site.base).sqrt()) } }
+      return { params: { A: param(A), B: param(B), m: param(squares(base).sqrt()) } }
     },
-    forward(x, next, params, { site, bias, ...context }) {
+    forward(x, next, params, { site, base, bias, ...context }) {
       const { A, B, m } = params as Record<"A" | "B" | "m", Tensor>
-      const ofBase = context.constant(`squares of ${site.path}`, () => squares(site.base))
-      const scale = m.div(live ? norm(site.base, ofBase, A, B, s) : norm(site.base, ofBase, A.detach(), B.detach(), s))
+      const ofBase = context.constant(`squares of ${site.path}`, () => squares(base))
+      const scale = m.div(live ? norm(base, ofBase, A, B, s) : norm(base, ofBase, A.detach(), B.detach(), s))
       const dropped = context.dropout(x, dropout)
       const below = bias ? next(dropped).sub(bias) : next(dropped)
       const update = dropped.matmul(A.T).matmul(B.T).mul(s)

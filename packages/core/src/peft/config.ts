@@ -8,6 +8,8 @@ export const configFile = "adapter_config.json"
 export const weightsFile = "adapter_model.safetensors"
 /** Stands before every module path in the file. */
 export const keyPrefix = "base_model.model."
+/** Stands before the name of a tensor that all sites share. */
+export const sharedPrefix = "base_model."
 /** Modules whose own weight PEFT saves beside an adapter that targets them. */
 export const savedWithBase: readonly string[] = ["embed_tokens", "lm_head"]
 

@@ -7,10 +7,19 @@ import { PeftError } from "../errors.ts"
 import type { AdapterFormat, PeftConfig } from "../method.ts"
 import type { Site } from "../model.ts"
 import { matchTargets } from "../targets.ts"
-import { sameShape } from "../tensor.ts"
+import { sameShape, type Tensor } from "../tensor.ts"
 import type { Adapter, Model, SiteState } from "../view.ts"
 import { uploadDense, type Weight } from "../weight.ts"
-import { checkSupported, configFile, keyPrefix, parseConfig, savedWithBase, targetsOf, weightsFile } from "./config.ts"
+import {
+  checkSupported,
+  configFile,
+  keyPrefix,
+  parseConfig,
+  savedWithBase,
+  sharedPrefix,
+  targetsOf,
+  weightsFile,
+} from "./config.ts"
 
 export interface LoadAdapterOptions {
   /** Factories to choose from by peft_type: `[lora]`. */
@@ -84,7 +93,8 @@ function requireComplete({ missing, unexpected }: Pick<LoadReport, "missing" | "
 
 function formatFor(config: PeftConfig, methods: LoadAdapterOptions["methods"], where: string): AdapterFormat {
   const formats = methods.flatMap((m) => (m.format ? [m.format] : []))
-  const found = formats.find((f) => f.peftType === config.peft_type)
+  const ofType = formats.filter((f) => f.peftType === config.peft_type)
+  const found = ofType.find((f) => f.claims?.(config)) ?? ofType.find((f) => !f.claims)
   if (found) return found
   const known = formats.map((f) => f.peftType).join(", ") || "none"
   const package_ = String(config.peft_type).toLowerCase()
@@ -94,8 +104,19 @@ function formatFor(config: PeftConfig, methods: LoadAdapterOptions["methods"], w
   )
 }
 
-/** A key as newer PEFT versions write it: older ones left the adapter's name inside. */
-const canonical = (key: string): string => key.replace(/\.(lora_[A-Za-z_]+)\.[^.]+\.(weight|bias)$/, ".$1.$2")
+/** The tensors of an adapter's file, and which of them were used. */
+interface Stock {
+  readonly file: TensorSource
+  readonly used: Set<string>
+}
+
+/** The file's key for a name. Old versions of PEFT left the adapter's name, "default", inside. */
+function take({ file, used }: Stock, name: string): string | undefined {
+  const spellings = [name, name.replace(/\.weight$/, ".default.weight"), `${name}.default`]
+  const key = spellings.find((spelling) => file.tensors.has(spelling))
+  if (key !== undefined) used.add(key)
+  return key
+}
 
 async function fill(
   model: Model,
@@ -103,57 +124,54 @@ async function fill(
   format: AdapterFormat,
   file: TensorSource,
 ): Promise<{ filled: Adapter; report: Omit<LoadReport, "peftType" | "unmatchedTargets"> }> {
-  const keys = new Map(
-    [...file.tensors.keys()].map((key) => [file.tensors.has(canonical(key)) ? key : canonical(key), key]),
-  )
+  const stock: Stock = { file, used: new Set() }
   const missing: string[] = []
-  const used = new Set<string>()
   let parameters = 0
+  const put = async (name: string, target: Tensor, where: string): Promise<void> => {
+    const key = take(stock, name)
+    if (key === undefined) {
+      missing.push(name)
+      return
+    }
+    const { dtype, shape, data } = await file.read(key)
+    if (!sameShape(shape, target.shape)) {
+      throw new PeftError(
+        "E_ADAPTER_SHAPE",
+        `[core] ${file.name}: ${key} is [${shape}], but ${where} the config asks for [${target.shape}]`,
+      )
+    }
+    parameters += target.size
+    const values = toFloat32(dtype, data)
+    scope(engineOf(model.backend), () => assign(target, tensor(model.backend, values, shape)))
+  }
+  if (format.sharedName) {
+    for (const [name, value] of Object.entries(adapter.shared)) {
+      await put(`${sharedPrefix}${format.sharedName(name)}`, value, "for all layers")
+    }
+  }
   const states = new Map<string, SiteState>()
   for (const [path, state] of adapter.sites) {
     const site = model.sites.get(path) as Site
     for (const [param, { value, saved }] of Object.entries(state.params)) {
-      if (!saved) continue
       const name = `${keyPrefix}${path}.${format.tensorName(param, site.kind)}`
-      const key = keys.get(name)
-      if (key === undefined) {
-        missing.push(name)
-        continue
-      }
-      used.add(key)
-      const { dtype, shape, data } = await file.read(key)
-      if (!sameShape(shape, value.shape)) {
-        throw new PeftError(
-          "E_ADAPTER_SHAPE",
-          `[core] ${file.name}: ${key} is [${shape}], but at ${path} [${site.out}, ${site.in}] the config asks for [${value.shape}]`,
-        )
-      }
-      parameters += value.size
-      const values = toFloat32(dtype, data)
-      scope(engineOf(model.backend), () => assign(value, tensor(model.backend, values, shape)))
+      if (saved) await put(name, value, `at ${path} [${site.out}, ${site.in}]`)
     }
-    const base = await savedBase(model, site, keys, used, file)
+    const base = await savedBase(model, site, stock)
     states.set(path, base ? { ...state, base } : state)
   }
-  const unexpected = [...file.tensors.keys()].filter((key) => !used.has(key))
+  const unexpected = [...file.tensors.keys()].filter((key) => !stock.used.has(key))
   return { filled: { ...adapter, sites: states }, report: { sites: states.size, parameters, missing, unexpected } }
 }
 
 /** The base weight that PEFT stores beside an adapter on an embedding or a head. */
-async function savedBase(
-  model: Model,
-  site: Site,
-  keys: ReadonlyMap<string, string>,
-  used: Set<string>,
-  file: TensorSource,
-): Promise<Weight | undefined> {
-  const key = keys.get(`${keyPrefix}${site.path}.base_layer.weight`)
-  if (key === undefined || !savedWithBase.includes(site.path.split(".").at(-1) as string)) return undefined
-  used.add(key)
-  const { dtype, shape, data } = await file.read(key)
+async function savedBase(model: Model, site: Site, stock: Stock): Promise<Weight | undefined> {
+  if (!savedWithBase.includes(site.path.split(".").at(-1) as string)) return undefined
+  const key = take(stock, `${keyPrefix}${site.path}.base_layer.weight`)
+  if (key === undefined) return undefined
+  const { dtype, shape, data } = await stock.file.read(key)
   if (sameShape(shape, site.base.shape)) return uploadDense(model.backend, toFloat32(dtype, data), "f32", shape)
   throw new PeftError(
     "E_ADAPTER_SHAPE",
-    `[core] ${file.name}: ${key} is [${shape}], but ${site.path} is [${site.base.shape}]`,
+    `[core] ${stock.file.name}: ${key} is [${shape}], but ${site.path} is [${site.base.shape}]`,
   )
 }

@@ -9,8 +9,9 @@ import type { Site } from "../model.ts"
 import { shortestSuffixes } from "../targets.ts"
 import type { Tensor } from "../tensor.ts"
 import type { Adapter, Model } from "../view.ts"
+import { weightAt } from "../view.ts"
 import type { Weight } from "../weight.ts"
-import { configFile, formatConfig, keyPrefix, newConfig, savedWithBase, weightsFile } from "./config.ts"
+import { configFile, formatConfig, keyPrefix, newConfig, savedWithBase, sharedPrefix, weightsFile } from "./config.ts"
 
 const dtypeNames: Readonly<Partial<Record<DType, Dtype>>> = { f32: "F32", f16: "F16", bf16: "BF16" }
 
@@ -61,11 +62,17 @@ function tensorsOf(model: Model, adapter: Adapter): [string, Lazy][] {
         lazy([p.value]),
       ])
     if (!savedWithBase.includes(path.split(".").at(-1) as string)) return own
-    const base = baseTensors(state.base ?? site.base)
+    const base = baseTensors(state.base ?? weightAt(model.definition, model.view, site))
     return base ? [...own, [`${keyPrefix}${path}.base_layer.weight`, lazy(base)] as [string, Lazy]] : own
   })
-  if (found.length > 0) return found
+  if (found.length > 0) return [...sharedOf(adapter, format), ...found]
   throw new PeftError("E_EMPTY_ADAPTER", `[core] the adapter "${adapter.name}" has no tensors to save`)
+}
+
+/** Tensors shared by all sites, under the names the method gives them. */
+function sharedOf({ shared }: Adapter, { sharedName }: AdapterFormat): [string, Lazy][] {
+  if (!sharedName) return []
+  return Object.entries(shared).map(([name, value]) => [`${sharedPrefix}${sharedName(name)}`, lazy([value])])
 }
 
 function baseTensors(weight: Weight): Tensor[] | undefined {

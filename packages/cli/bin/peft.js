@@ -1,0 +1,13 @@
+#!/usr/bin/env node
+// The `peft` command. Published, it runs dist/main.js; in a clone, where nothing is built, it runs the TypeScript source through tsx.
+// It writes nothing to stdout: that belongs to the command.
+import { existsSync } from "node:fs"
+
+const source = new URL("../src/main.ts", import.meta.url)
+if (existsSync(source)) {
+  const { register } = await import("tsx/esm/api")
+  register()
+  await import(source.href)
+} else {
+  await import("../dist/main.js")
+}

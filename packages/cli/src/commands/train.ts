@@ -1,0 +1,90 @@
+/** `peft train`: the order of things in a run, from files to an adapter. The loop itself is the train package's. */
+import { adapterOf, configOf, isPeftError } from "@peftjs/core"
+import { groupsPerEpoch, type TrainResult, train } from "@peftjs/train"
+import { jsonlFile } from "@peftjs/train/node"
+import type { Command } from "commander"
+import { kernelsOf, makeBackend } from "../backend.ts"
+import { baseModel } from "../base-model.ts"
+import { interruptedExitCode, onInterrupt } from "../interrupt.ts"
+import { printJson } from "../json.ts"
+import { required } from "../options.ts"
+import { openOutput } from "../output.ts"
+import { makeProgress } from "../progress.ts"
+import { allFinite, makeKeeper } from "../result.ts"
+import { describeSummary, summarise } from "../summary.ts"
+import { methodOf, type TrainFlags, trainingOptions, trainOptions } from "../train-options.ts"
+import { countParameters, makeTrainable, type Sizes } from "../trainable.ts"
+
+export function addTrain(program: Command): void {
+  trainOptions(program.command("train").description("fine-tune a model")).action(runTrain)
+}
+
+async function runTrain(flags: TrainFlags): Promise<void> {
+  const folder = required(flags.output ?? flags.resume, "--output")
+  const output = await openOutput(folder, flags)
+  const options = trainingOptions(flags)
+  const data = await jsonlFile(required(flags.data, "--data"))
+  const evalData = flags.evalData === undefined ? undefined : await jsonlFile(flags.evalData)
+  const backend = await makeBackend(flags.backend)
+  const base = await baseModel(flags, backend, output.model)
+  const method = methodOf(flags)
+  const warn = (text: string): unknown => process.stderr.write(`peft: ${text}\n`)
+  const model = await makeTrainable(base, { ...flags, method }, warn)
+  const sizes = countParameters(model)
+  // An adapter that cannot be written is an error now, not after training.
+  if (method !== "full") configOf(model, adapterOf(model))
+
+  const total = flags.maxSteps ?? Math.ceil((flags.epochs ?? 1) * groupsPerEpoch(data.rows.length, options))
+  const progress = makeProgress(total)
+  progress.say(`${introduction(sizes)}, ${data.rows.length} rows, ${total} steps, ${kernelsOf(backend)}`)
+  if (output.resume) progress.say(`going on after step ${output.from}`)
+  else if (flags.resume !== undefined) progress.say("no checkpoint had been written: starting again")
+
+  const keep = makeKeeper(model, base, flags, output)
+  const interrupt = onInterrupt(() => progress.say("stopping after this micro-batch; Ctrl-C again quits at once"))
+  const started = performance.now()
+  let done = output.from
+  let result: TrainResult
+  try {
+    result = await train(model, data, {
+      ...options,
+      ...{ checkpoints: output.checkpoints, resume: output.resume, signal: interrupt.signal },
+      ...(evalData ? { evalData } : {}),
+      async onStep(metrics) {
+        await output.record(metrics)
+        done = metrics.step
+        progress.step(metrics)
+        // Before the evaluation, which may take long.
+        if (done === total) await keep(done)
+      },
+      onSave: keep,
+    })
+    if (!result.interrupted) await keep(result.steps)
+  } catch (error) {
+    // A step that fails is not applied: the model still has the values of the last good one.
+    if (done > output.from && isPeftError(error) && error.code === "E_LOSS_NOT_FINITE" && (await allFinite(model))) {
+      await keep(done)
+      progress.say(`kept the values after step ${done}`)
+    }
+    throw error
+  } finally {
+    progress.end()
+    interrupt.stop()
+  }
+  const seconds = (performance.now() - started) / 1000
+  const written = method === "full" ? { model: output.model } : { adapter: output.adapter }
+  const saved = result.steps > 0 ? written : {}
+  const summary = await summarise({ result, from: output.from, seconds, sizes, metrics: output.metrics, saved })
+  if (flags.json) printJson(summary)
+  else process.stdout.write(`${describeSummary(summary)}\n`)
+  if (!result.interrupted) return
+  process.stderr.write(
+    `interrupted after step ${result.steps} of ${total}; to go on, repeat the command with --resume ${folder}\n`,
+  )
+  process.exitCode = interruptedExitCode
+}
+
+function introduction({ trainable, total }: Sizes): string {
+  const [some, all] = [trainable, total].map((n) => n.toLocaleString("en"))
+  return `training ${some} of ${all} parameters (${((100 * trainable) / total).toFixed(2)} %)`
+}

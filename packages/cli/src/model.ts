@@ -1,0 +1,37 @@
+/** The model of a command that only uses one: the folder's, with an adapter over it where one is named. */
+import type { Model } from "@peftjs/core"
+import { loadAdapter } from "@peftjs/core/node"
+import { loadCausalLM } from "@peftjs/models/node"
+import { type Command, Option } from "commander"
+import { type BackendName, makeBackend } from "./backend.ts"
+import { bundled, methodFactory } from "./method.ts"
+import { commonOptions, required } from "./options.ts"
+
+export interface ModelFlags {
+  readonly model?: string
+  readonly adapter?: string
+  readonly method?: string
+  readonly backend: BackendName
+  readonly json?: boolean
+}
+
+/** The options of such a command. */
+export function modelOptions(command: Command): Command {
+  return commonOptions(command)
+    .option("--model <dir>", "Hugging Face model folder")
+    .option("--adapter <dir>", "PEFT adapter folder")
+    .addOption(new Option("--method <name>", "method to load the adapter with, where it is not a bundled one"))
+    .option("--config <file.yaml>", "options written down; the command line wins")
+}
+
+/** Loads it. Throws what loading throws; targets of the adapter that select nothing are told on stderr. */
+export async function loadModel(flags: ModelFlags): Promise<Model> {
+  const model = await loadCausalLM(required(flags.model, "--model"), { backend: await makeBackend(flags.backend) })
+  if (flags.adapter === undefined) return model
+  const methods = flags.method === undefined ? bundled : [await methodFactory(flags.method), ...bundled]
+  const { model: adapted, report } = await loadAdapter(model, flags.adapter, { methods })
+  for (const target of report.unmatchedTargets) {
+    process.stderr.write(`peft: target ${JSON.stringify(target)} of ${flags.adapter} selects nothing in this model\n`)
+  }
+  return adapted
+}

@@ -1,0 +1,68 @@
+/** How single options are read from text. Must not know which command has which. */
+import { PeftError } from "@peftjs/core"
+import { type Command, Option } from "commander"
+
+interface Bounds {
+  readonly min?: number
+  readonly max?: number
+}
+
+/** An option that is a number. Parsing throws E_OPTION naming the option, what was given and what is allowed. */
+export function numeric(flags: string, description: string, bounds: Bounds = {}): Option {
+  const option = new Option(flags, description)
+  return option.argParser((text) =>
+    inside(option, text, text.trim() === "" ? Number.NaN : Number(text), bounds, "a number"),
+  )
+}
+
+/** An option that is a whole number. */
+export function whole(flags: string, description: string, bounds: Bounds = {}): Option {
+  const option = new Option(flags, description)
+  return option.argParser((text) =>
+    inside(option, text, /^[+-]?\d+$/.test(text.trim()) ? Number(text) : Number.NaN, bounds, "a whole number"),
+  )
+}
+
+function inside(option: Option, text: string, value: number, { min, max }: Bounds, kind: string): number {
+  if (Number.isFinite(value) && value >= (min ?? value) && value <= (max ?? value)) return value
+  const range = [min === undefined ? "" : ` at least ${min}`, max === undefined ? "" : ` at most ${max}`].join("")
+  throw new PeftError("E_OPTION", `[cli] ${option.long} must be ${kind}${range}, not ${JSON.stringify(text)}`)
+}
+
+/** An option that may be given several times: all values, in order. */
+export function repeated(flags: string, description: string): Option {
+  return new Option(flags, description).argParser((text, before: string[] | undefined) => [...(before ?? []), text])
+}
+
+/** The values of `k=v …`: JSON where it parses, else the text itself. Throws E_OPTION. */
+export function pairs(flag: string, given: readonly string[]): Record<string, unknown> {
+  return Object.fromEntries(
+    given.map((text) => {
+      const at = text.indexOf("=")
+      if (at > 0) return [text.slice(0, at), jsonOrText(text.slice(at + 1))]
+      throw new PeftError("E_OPTION", `[cli] ${flag} ${JSON.stringify(text)} must look like name=value`)
+    }),
+  )
+}
+
+function jsonOrText(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
+}
+
+/** What every command takes. */
+export function commonOptions(command: Command): Command {
+  return command
+    .addOption(new Option("--backend <name>", "where it runs").choices(["cpu"]).default("cpu"))
+    .option("--json", "print one JSON object on stdout and nothing else")
+    .option("--debug", "show the stack of an error (also PEFT_DEBUG=1)")
+}
+
+/** Checked here and not by the parser, because a configuration file may give it. Throws E_OPTION. */
+export function required<T>(value: T | undefined, flag: string): T {
+  if (value !== undefined) return value
+  throw new PeftError("E_OPTION", `[cli] ${flag} is missing; give it on the command line or in the --config file`)
+}

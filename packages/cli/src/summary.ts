@@ -1,0 +1,86 @@
+/** What a training run comes to, from its result and its metrics file. Must not know how training works. */
+import { readFile } from "node:fs/promises"
+import type { StepMetrics, TrainResult } from "@peftjs/train"
+import pc from "picocolors"
+import { peakRssMb } from "./process-memory.ts"
+import { duration } from "./progress.ts"
+import type { Sizes } from "./trainable.ts"
+
+/** The JSON object of `peft train`. */
+export interface Summary {
+  readonly steps: number
+  /** Of the last step; null when there was none. */
+  readonly loss: number | null
+  /** Mean over the steps of the whole run, those before resuming included. */
+  readonly train_loss: number | null
+  readonly eval_loss?: number
+  readonly eval_response_loss?: number
+  readonly trainable: number
+  readonly total: number
+  /** Of training now, without loading. */
+  readonly seconds: number
+  /** That went through the model now, without padding. */
+  readonly tokens: number
+  readonly tokens_per_s: number
+  readonly adapter?: string
+  readonly model?: string
+  readonly peak_rss_mb: number
+  readonly interrupted: boolean
+}
+
+export interface Finished {
+  readonly result: TrainResult
+  /** The step this process began at. */
+  readonly from: number
+  readonly seconds: number
+  readonly sizes: Sizes
+  /** Path of metrics.jsonl. */
+  readonly metrics: string
+  readonly saved: { readonly adapter?: string; readonly model?: string }
+}
+
+export async function summarise({ result, from, seconds, sizes, metrics, saved }: Finished): Promise<Summary> {
+  const text = await readFile(metrics, "utf8").catch(() => "")
+  const steps = text
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line) as StepMetrics)
+  const tokens = steps.filter(({ step }) => step > from).reduce((sum, { input_tokens }) => sum + input_tokens, 0)
+  const { evaluation } = result
+  return {
+    steps: result.steps,
+    loss: steps.at(-1)?.loss ?? null,
+    train_loss: steps.length === 0 ? null : steps.reduce((sum, { loss }) => sum + loss, 0) / steps.length,
+    ...(evaluation ? { eval_loss: evaluation.loss } : {}),
+    ...(evaluation?.response_loss === undefined ? {} : { eval_response_loss: evaluation.response_loss }),
+    trainable: sizes.trainable,
+    total: sizes.total,
+    seconds,
+    tokens,
+    tokens_per_s: seconds > 0 ? tokens / seconds : 0,
+    ...saved,
+    peak_rss_mb: peakRssMb(),
+    interrupted: result.interrupted,
+  }
+}
+
+/** The same for people. */
+export function describeSummary({
+  steps,
+  loss,
+  train_loss,
+  eval_loss,
+  seconds,
+  tokens_per_s,
+  adapter,
+  model,
+}: Summary): string {
+  const figure = (name: string, value: number | null | undefined): string[] =>
+    value == null ? [] : [`${name} ${pc.green(value.toFixed(4))}`]
+  const losses = [...figure("last loss", loss), ...figure("mean", train_loss), ...figure("evaluated", eval_loss)]
+  return [
+    `${steps} steps in ${duration(seconds)} (${Math.round(tokens_per_s)} tokens/s), ${losses.join(", ") || "no new step"}`,
+    ...(model === undefined ? [] : [`model:   ${model}`]),
+    ...(adapter === undefined ? [] : [`adapter: ${adapter}`]),
+  ].join("\n")
+}

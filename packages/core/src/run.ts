@@ -1,0 +1,134 @@
+/**
+ * One forward pass: what a model's layers are built from. Adapters fold over their site, overlays stand before parameters, blocks are
+ * recomputed. Knows neither models nor methods, only their contracts.
+ */
+import type { Engine } from "./engine.ts"
+import { engineOf, hold, noGrad, scope } from "./engine.ts"
+import { PeftError } from "./errors.ts"
+import { call, input, scalar } from "./expr.ts"
+import { makeInit } from "./init.ts"
+import type { Context, Params } from "./method.ts"
+import type { ModelDefinition, Run, RunOptions, Site } from "./model.ts"
+import { checkpoint } from "./op.ts"
+import { crossEntropy, linearCrossEntropy } from "./ops/loss.ts"
+import { dropout } from "./ops/nn.ts"
+import { keyOf } from "./random.ts"
+import { concat, isTensor, map, type Tensor } from "./tensor.ts"
+import type { Adapter, SiteState, View } from "./view.ts"
+import { weightAt } from "./view.ts"
+import type { Weight } from "./weight.ts"
+
+/** A layer during one pass. */
+interface Layer {
+  readonly site: Site
+  readonly base: Weight
+  readonly bias: Tensor | undefined
+  /** Pieces of one input are told apart by their first row, so that each draws masks of its own. */
+  readonly firstRow: number
+}
+
+/** Rows of hidden states whose logits exist at a time when the head is more than one product. */
+const rowChunk = 256
+
+/** The run of one pass over a view. */
+export function makeRun(definition: ModelDefinition, view: View, options: RunOptions): Run {
+  const { backend, sites, params } = definition
+  const engine = engineOf(backend)
+  const training = options.training ?? false
+  const vector = (path: string): Tensor => {
+    const value = view.overlays.get(path) ?? params.get(path)
+    if (value && isTensor(value)) return value
+    throw new PeftError("E_PARAM", `[core] the model has no vector ${path}`)
+  }
+  const siteAt = (path: string): Site => {
+    const site = sites.get(path)
+    if (site) return site
+    throw new PeftError("E_PARAM", `[core] the model has no layer ${path}`)
+  }
+  const active = (path: string): Adapter[] => view.adapters.filter((a) => a.enabled && a.sites.has(path))
+  const fold = (layer: Layer, bottom: (x: Tensor) => Tensor, x: Tensor): Tensor =>
+    scope(engine, () =>
+      active(layer.site.path).reduce<(x: Tensor) => Tensor>((next, adapter) => {
+        const context = makeContext(engine, adapter, layer, options)
+        const values = valuesOf(adapter.sites.get(layer.site.path) as SiteState)
+        return (below) => adapter.method.forward(below, next, values, context)
+      }, bottom)(x),
+    )
+  const linear = (path: string, x: Tensor, firstRow = 0): Tensor => {
+    const site = siteAt(path)
+    const bias = site.bias === undefined ? undefined : vector(site.bias)
+    const base = weightAt(definition, view, site)
+    const product = (below: Tensor): Tensor => (bias ? base.matmul(below).add(bias) : base.matmul(below))
+    return fold({ site, base, bias, firstRow }, product, x)
+  }
+  const block = (body: () => Tensor): Tensor =>
+    options.gradientCheckpointing ? checkpoint(engine, body) : scope(engine, body)
+  return {
+    backend,
+    training,
+    tensor: vector,
+    linear: (path, x) => linear(path, x),
+    embedding(path, ids) {
+      const site = siteAt(path)
+      const base = weightAt(definition, view, site)
+      return fold({ site, base, bias: undefined, firstRow: 0 }, (x) => lookUp(base, x, site.paddingId), ids)
+    },
+    linearCrossEntropy(path, x, labels) {
+      const site = siteAt(path)
+      if (active(path).length === 0 && site.bias === undefined)
+        return linearCrossEntropy(x, weightAt(definition, view, site), labels)
+      const n = x.shape[0] as number
+      const step = Math.max(1, Math.min(rowChunk, Math.floor(backend.supports.maxBufferBytes / (4 * site.out))))
+      const pieces: Tensor[] = []
+      for (let at = 0; at < n; at += step) {
+        const end = Math.min(n, at + step)
+        const logits = (): Tensor => linear(path, x.slice(0, at, end), at)
+        pieces.push(checkpoint(engine, () => crossEntropy(logits(), labels.slice(0, at, end))))
+      }
+      return concat(pieces, 0)
+    },
+    block,
+  }
+}
+
+const unlessPadding = call("select", call("eq", input(1), scalar(0)), input(2), input(0))
+
+/** Rows of a table, through which no gradient reaches the padding's row. */
+function lookUp(weight: Weight, ids: Tensor, paddingId: number | undefined): Tensor {
+  const rows = weight.rows(ids)
+  if (paddingId === undefined || !rows.requiresGrad) return rows
+  return map(unlessPadding, [rows, ids.reshape([...ids.shape, 1]), rows.detach()], { scalars: [paddingId] })
+}
+
+function makeContext(
+  engine: Engine,
+  adapter: Adapter,
+  { site, base, bias, firstRow }: Layer,
+  options: RunOptions,
+): Context {
+  const { training = false, seed = 0, step = 0, microBatch = 0 } = options
+  let stream = 0
+  return {
+    site,
+    base,
+    shared: adapter.shared,
+    training,
+    bias,
+    dropout(x, p) {
+      if (!training || p === 0) return x
+      stream++
+      return dropout(x, p, keyOf(seed, step, microBatch, `${adapter.name}.${site.path}`, stream, firstRow))
+    },
+    constant(key, make) {
+      const known = adapter.constants.get(key)
+      if (known) return known
+      const made = noGrad(engine, () => scope(engine, () => hold(make(makeInit(engine.backend, seed, key)))))
+      adapter.constants.set(key, made)
+      return made
+    },
+  }
+}
+
+function valuesOf(state: SiteState): Params {
+  return Object.fromEntries(Object.entries(state.params).map(([name, p]) => [name, p.value]))
+}
