@@ -79,7 +79,7 @@ describe("chat", () => {
 
 describe("fingerprint", () => {
   it("changes with any row and with their order", () => {
-    const of = (...texts: string[]): string => fingerprint(jsonl(texts.map((text) => ({ text }))))
+    const of = (...texts: string[]): string => fingerprint(jsonl(texts.map((text) => ({ text }))).rows)
     expect(of("a", "b")).toBe(of("a", "b"))
     expect(new Set([of("a", "b"), of("b", "a"), of("a"), of("a", "c"), of("ab")]).size).toBe(5)
   })
