@@ -5,7 +5,10 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { adapterConfigs } from "./checks/adapter-configs.ts"
+import { adapterFiles } from "./checks/adapter-files.ts"
 import { killResume } from "./checks/kill-resume.ts"
+import { merged } from "./checks/merged.ts"
 import { newAdapters } from "./checks/new-adapters.ts"
 import { peftTrained } from "./checks/peft-trained.ts"
 import { realRun } from "./checks/real-run.ts"
@@ -23,10 +26,13 @@ const checks: Record<string, (context: Context) => Promise<void>> = {
   "recorded-logits": recordedLogits,
   "recorded-training": recordedTraining,
   "safetensors-corpus": safetensorsCorpus,
+  "adapter-configs": adapterConfigs,
+  "adapter-files": adapterFiles,
   "round-trip": roundTrip,
   "new-adapters": newAdapters,
   "kill-resume": killResume,
   "peft-trained": peftTrained,
+  merged,
   "real-run": realRun,
 }
 

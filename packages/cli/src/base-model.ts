@@ -1,24 +1,57 @@
-/** The model that `peft train` starts from: a folder's, or a random one of a configuration. Must not know methods. */
+/** The model that `peft train` starts from: a folder's, the hub's, or a random one of a configuration. Must not know methods. */
 import { existsSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { type Backend, type Model, PeftError } from "@peftjs/core"
-import { initCausalLM, loadCausalLM, loadTokenizer } from "@peftjs/models/node"
+import { loadCausalLM, loadTokenizer } from "@peftjs/models"
+import { initCausalLM } from "@peftjs/models/node"
+import type { FileSource } from "@peftjs/safetensors"
+import { nodeFiles } from "@peftjs/safetensors/node"
+import { locate } from "./hub/locate.ts"
 import type { TrainFlags } from "./train-options.ts"
 
+/** Where it comes from. */
+export interface BaseSource {
+  /** The model's, or the one that holds the configuration. */
+  readonly folder: string
+  /** What adapters call it. */
+  readonly name: string
+  /** Path of the configuration of a random one. */
+  readonly initConfig?: string
+}
+
 /**
- * Loads or makes it. A random one is called after the folder it will be written to, and takes the tokenizer beside its configuration.
- * Throws E_OPTION unless exactly one of the two is named, and what loading throws.
+ * Finds it, fetching what the hub has. A random model is called after the folder it will be written to.
+ * Throws E_OPTION unless exactly one of --model and --init-config is given, and what `locate` throws.
  */
-export async function baseModel(flags: TrainFlags, backend: Backend, writtenTo: string): Promise<Model> {
-  const { model, initConfig, seed } = flags
+export async function baseSource({ model, initConfig }: TrainFlags, writtenTo: string): Promise<BaseSource> {
   if ((model === undefined) === (initConfig === undefined)) {
     throw new PeftError(
       "E_OPTION",
-      "[cli] give --model with a model folder, or --init-config with a config.json; one of the two",
+      "[cli] give --model with a model folder or ORG/NAME, or --init-config with a config.json; one of the two",
     )
   }
-  if (initConfig === undefined) return loadCausalLM(model as string, { backend })
-  const folder = dirname(initConfig)
-  const tokenizer = existsSync(join(folder, "tokenizer.json")) ? { tokenizer: await loadTokenizer(folder) } : {}
-  return initCausalLM(initConfig, { backend, seed, name: writtenTo, ...tokenizer })
+  if (initConfig === undefined) return locate(model as string, "model")
+  return { folder: dirname(initConfig), name: writtenTo, initConfig }
+}
+
+export interface BaseOptions {
+  readonly backend: Backend
+  readonly seed: number
+  /** How files are read, where not as they are. */
+  readonly through?: (files: FileSource) => FileSource
+}
+
+/** Loads or makes it, with the tokenizer there is. Throws what loading throws. */
+export async function baseModel(source: BaseSource, options: BaseOptions): Promise<Model> {
+  const { folder, name, initConfig } = source
+  const { backend, seed, through = (files) => files } = options
+  const files = through(nodeFiles(folder))
+  if (initConfig === undefined) return loadCausalLM(files, { backend, name })
+  const tokenizer = existsSync(join(folder, "tokenizer.json")) ? { tokenizer: await loadTokenizer(files) } : {}
+  return initCausalLM(initConfig, { backend, seed, name, ...tokenizer })
+}
+
+/** The folder of the adapter to start from, where one is given. Throws what `locate` throws. */
+export async function startingAdapter({ initAdapter }: TrainFlags): Promise<{ initAdapter?: string }> {
+  return initAdapter === undefined ? {} : { initAdapter: (await locate(initAdapter, "adapter")).folder }
 }

@@ -62,7 +62,8 @@ function argumentsOf(name: string, value: unknown, file: string): string[] {
   if (value === false) return name === "shuffle" ? ["--no-shuffle"] : []
   if (Array.isArray(value)) {
     if (name === "method-option") return value.flatMap((item) => [`--${name}`, String(item)])
-    if (value.every((item) => typeof item === "string")) return [`--${name}`, value.join(",")]
+    if (value.every((item) => typeof item === "string" || typeof item === "number"))
+      return [`--${name}`, value.join(",")]
   } else if (typeof value === "object") {
     const entries = Object.entries(value as object)
     if (name === "method-option")

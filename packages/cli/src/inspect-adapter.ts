@@ -42,6 +42,7 @@ function checkPairs(source: TensorSource, config: PeftConfig): void {
   if (config.peft_type !== "LORA") return
   const uniform = Object.keys((config.rank_pattern as object | null) ?? {}).length === 0
   for (const [name, { shape }] of source.tensors) {
+    if (name.endsWith(".bias")) continue
     const [a, b] = [".lora_A.", ".lora_B."]
     const other = name.includes(a) ? name.replace(a, b) : name.includes(b) ? name.replace(b, a) : undefined
     if (other === undefined) continue

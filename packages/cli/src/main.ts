@@ -10,6 +10,7 @@ const commands: Readonly<Record<string, () => Promise<(program: Command) => void
   eval: async () => (await import("./commands/eval.ts")).addEval,
   logits: async () => (await import("./commands/logits.ts")).addLogits,
   generate: async () => (await import("./commands/generate.ts")).addGenerate,
+  merge: async () => (await import("./commands/merge.ts")).addMerge,
   inspect: async () => (await import("./commands/inspect.ts")).addInspect,
   bench: async () => (await import("./commands/bench.ts")).addBench,
 }

@@ -90,7 +90,10 @@ export function makeMethod(
   for (const [key, value] of Object.entries(given)) {
     if (key in known || !format || !(key in format.defaults)) own[key] = value
     else if (format.supported.includes(key) || same(value, format.defaults[key])) peft[key] = value
-    else {
+    else if (besideMethod.includes(key)) {
+      const flag = key.replaceAll("_", "-")
+      throw new PeftError("E_OPTION", `[cli] ${key} is no option of the method but of every adapter: use --${flag}`)
+    } else {
       throw new PeftError(
         "E_CONFIG_UNSUPPORTED",
         `[cli] --method-option ${key}=${JSON.stringify(value)} is not supported; PEFT's options that are: ${format.supported.join(", ")}`,
@@ -99,7 +102,10 @@ export function makeMethod(
   }
   const method = factory(own)
   if (!format || Object.keys(peft).length === 0) return method
-  return format.read({ ...(format.write(method) as PeftConfig), ...peft })
+  return format.read({ ...(format.write(method, []) as PeftConfig), ...peft })
 }
+
+/** What PEFT keeps among the options of some methods, and every method has here. */
+const besideMethod = ["bias", "trainable_token_indices", "ensure_weight_tying"]
 
 const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b)

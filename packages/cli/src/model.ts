@@ -4,6 +4,7 @@ import { loadAdapter } from "@peftjs/core/node"
 import { loadCausalLM } from "@peftjs/models/node"
 import { type Command, Option } from "commander"
 import { type BackendName, makeBackend } from "./backend.ts"
+import { locate } from "./hub/locate.ts"
 import { bundled, methodFactory } from "./method.ts"
 import { commonOptions, required } from "./options.ts"
 
@@ -18,20 +19,22 @@ export interface ModelFlags {
 /** The options of such a command. */
 export function modelOptions(command: Command): Command {
   return commonOptions(command)
-    .option("--model <dir>", "Hugging Face model folder")
-    .option("--adapter <dir>", "PEFT adapter folder")
+    .option("--model <dir>", "Hugging Face model folder, or ORG/NAME[@REVISION] of the hub")
+    .option("--adapter <dir>", "PEFT adapter folder, or ORG/NAME[@REVISION] of the hub")
     .addOption(new Option("--method <name>", "method to load the adapter with, where it is not a bundled one"))
     .option("--config <file.yaml>", "options written down; the command line wins")
 }
 
 /** Loads it. Throws what loading throws; targets of the adapter that select nothing are told on stderr. */
 export async function loadModel(flags: ModelFlags): Promise<Model> {
-  const model = await loadCausalLM(required(flags.model, "--model"), { backend: await makeBackend(flags.backend) })
-  if (flags.adapter === undefined) return model
+  const { folder, name } = await locate(required(flags.model, "--model"), "model")
+  const adapter = flags.adapter === undefined ? undefined : await locate(flags.adapter, "adapter")
+  const model = await loadCausalLM(folder, { backend: await makeBackend(flags.backend), name })
+  if (adapter === undefined) return model
   const methods = flags.method === undefined ? bundled : [await methodFactory(flags.method), ...bundled]
-  const { model: adapted, report } = await loadAdapter(model, flags.adapter, { methods })
+  const { model: adapted, report } = await loadAdapter(model, adapter.folder, { methods })
   for (const target of report.unmatchedTargets) {
-    process.stderr.write(`peft: target ${JSON.stringify(target)} of ${flags.adapter} selects nothing in this model\n`)
+    process.stderr.write(`peft: target ${JSON.stringify(target)} of ${adapter.name} selects nothing in this model\n`)
   }
   return adapted
 }

@@ -1,5 +1,4 @@
 /** Writing what training has made. Every file is replaced whole, so that there is always the last good one. */
-import { dirname } from "node:path"
 import { type Model, PeftError, trainables } from "@peftjs/core"
 import { saveAdapter } from "@peftjs/core/node"
 import { saveModel } from "@peftjs/models/node"
@@ -11,14 +10,15 @@ import { methodOf, type TrainFlags } from "./train-options.ts"
  * It throws E_LOSS_NOT_FINITE, leaving what was written before, when a value is NaN or infinite.
  *
  * @param base the model without the adapter
+ * @param folder where the base's tokenizer is
  */
 export function makeKeeper(
   model: Model,
   base: Model,
+  folder: string,
   flags: TrainFlags,
   output: Output,
 ): (step: number) => Promise<void> {
-  const folder = flags.model ?? dirname(flags.initConfig as string)
   let kept = 0
   let baseWritten = false
   return async (step) => {

@@ -11,6 +11,7 @@ import {
   type TrainOptions,
 } from "@peftjs/train"
 import { type Command, Option } from "commander"
+import { adapterOptions } from "./adapter-options.ts"
 import type { BackendName } from "./backend.ts"
 import { commonOptions, numeric, pairs, repeated, whole } from "./options.ts"
 import { type MethodFlags, methodDefaults } from "./trainable.ts"
@@ -25,6 +26,7 @@ export interface TrainFlags extends Omit<MethodFlags, "method"> {
   readonly output?: string
   readonly resume?: string
   readonly overwrite?: boolean
+  readonly dryRun?: boolean
   readonly maxSteps?: number
   readonly epochs?: number
   readonly batchSize: number
@@ -57,7 +59,7 @@ const learningRates = { adapter: 2e-4, full: 5e-5 }
 export function trainOptions(command: Command): Command {
   const { r, alpha, dropout } = methodDefaults
   const own = command
-    .option("--model <dir>", "Hugging Face model folder")
+    .option("--model <dir>", "Hugging Face model folder, or ORG/NAME[@REVISION] of the hub")
     .option("--init-config <file>", "config.json of a model to train from random weights, instead of --model")
     .option("--data <file.jsonl>", "rows: messages, prompt + completion, question + answer, text, or input_ids")
     .option("--eval-data <file.jsonl>", "rows to evaluate at the end")
@@ -65,20 +67,25 @@ export function trainOptions(command: Command): Command {
     .option("--resume <dir>", "go on with the run in that output folder, given the same other options")
     .option("--overwrite", "replace the run that --output holds")
     .option(
+      "--dry-run",
+      "only say what would be trained, and how much memory it needs; reads no weights, writes nothing",
+    )
+    .option(
       "--method <name>",
       "lora, full, @peftjs/NAME, another installed package, or a path beginning with ./ or / (default: lora; with --init-config: full)",
     )
-    .option("--init-adapter <dir>", "start from this PEFT adapter")
+    .option("--init-adapter <dir>", "start from this PEFT adapter, a folder or ORG/NAME of the hub")
     .addOption(numeric("--r <n>", `rank (default: ${r})`))
     .addOption(numeric("--alpha <x>", `scale of the adapter (default: ${alpha})`))
     .addOption(numeric("--dropout <p>", `dropout before the adapter (default: ${dropout})`))
     .addOption(
       repeated("--method-option <k=v>", "another option of the method, by its name or PEFT's; several allowed"),
     )
-    .option(
-      "--target-modules <targets>",
-      "all-linear, names separated by commas, or a regular expression (default: all-linear)",
-    )
+  return trainingFlags(adapterOptions(own))
+}
+
+function trainingFlags(command: Command): Command {
+  const own = command
     .addOption(whole("--max-steps <n>", "optimizer steps; stands before --epochs", { min: 1 }))
     .addOption(numeric("--epochs <x>", "passes over the data (default: 1)"))
     .addOption(whole("--batch-size <n>", "rows per forward pass", { min: 1 }).default(4))

@@ -7,29 +7,28 @@ import {
   type Model,
   matchTargets,
   PeftError,
-  type Targets,
   trainables,
+  trainedOverlays,
   unfreeze,
 } from "@peftjs/core"
 import { loadAdapter } from "@peftjs/core/node"
+import { type AdapterFlags, adaptOptions, givenFlags, parseTargets } from "./adapter-options.ts"
 import { bundled, makeMethod, methodFactory } from "./method.ts"
 import { pairs } from "./options.ts"
 
 /** What decides the method; undefined where it was not given. */
-export interface MethodFlags {
+export interface MethodFlags extends AdapterFlags {
   readonly method: string
   readonly initAdapter?: string
   readonly r?: number
   readonly alpha?: number
   readonly dropout?: number
   readonly methodOption?: readonly string[]
-  readonly targetModules?: string
   readonly seed: number
 }
 
 /** Where an option is not given and the method has one of that name. */
 export const methodDefaults: Readonly<Record<"r" | "alpha" | "dropout", number>> = { r: 8, alpha: 16, dropout: 0 }
-const allLinear = "all-linear"
 
 /**
  * The view to train: every parameter with `full`, a new adapter, or the one of `--init-adapter`.
@@ -39,22 +38,29 @@ const allLinear = "all-linear"
  */
 export async function makeTrainable(model: Model, flags: MethodFlags, warn: (text: string) => void): Promise<Model> {
   const { method, initAdapter, targetModules } = flags
+  const placed = givenFlags(flags)
   const given = givenOptions(flags)
   if (method === "full") {
     if (initAdapter !== undefined)
       throw new PeftError("E_OPTION", "[cli] --method full has no adapter to start from; leave out --init-adapter")
-    const idle = [...Object.keys(given), ...(targetModules === undefined ? [] : ["target-modules"])]
+    const idle = [...Object.keys(given), ...placed]
     if (idle.length > 0) warn(`--method full trains every parameter: no effect of ${idle.join(", ")}`)
     return unfreeze(model)
   }
   const factory = await methodFactory(method)
   if (initAdapter === undefined) {
-    const targets = parseTargets(targetModules ?? allLinear)
-    return adapt(model, makeMethod(factory, given, methodDefaults), { ...targets, seed: flags.seed })
+    return adapt(model, makeMethod(factory, given, methodDefaults), { ...adaptOptions(flags), seed: flags.seed })
   }
   const loaded = await loadAdapter(model, initAdapter, { methods: [factory, ...bundled] })
   const adapter = adapterOf(loaded.model)
   requireSame(adapter, given, initAdapter)
+  const more = placed.filter((flag) => flag !== "target-modules")
+  if (more.length > 0) {
+    throw new PeftError(
+      "E_OPTION",
+      `[cli] the adapter in ${initAdapter} decides that itself: leave out --${more.join(", --")}, or start without --init-adapter`,
+    )
+  }
   if (targetModules !== undefined) requireSameSites(model, adapter, targetModules, initAdapter)
   return loaded.model
 }
@@ -85,13 +91,6 @@ function requireSameSites(model: Model, { sites }: Adapter, targetModules: strin
   )
 }
 
-/** `all-linear`, names separated by commas, or else a regular expression over whole module paths. */
-export function parseTargets(text: string): Targets {
-  const names = text.split(",").map((name) => name.trim())
-  const list = text.toLowerCase() !== allLinear && names.every((name) => /^[\w.-]+$/.test(name))
-  return { targetModules: list ? names : text }
-}
-
 export interface Sizes {
   readonly trainable: number
   /** Of the base and the adapter together. */
@@ -105,6 +104,9 @@ export function countParameters(model: Model): Sizes {
   const added = model.view.adapters
     .flatMap(({ sites }) => [...sites.values()].flatMap(({ params }) => Object.values(params)))
     .reduce((n, { value }) => n + value.size, 0)
+  const beside = model.view.adapters
+    .flatMap((adapter) => trainedOverlays(model, adapter))
+    .reduce((n, { tensors, again }) => n + (again ? 0 : tensors.reduce((m, t) => m + t.size, 0)), 0)
   const trainable = trainables(model).reduce((n, { tensor }) => n + tensor.size, 0)
-  return { trainable, total: base + added, base }
+  return { trainable, total: base + added + beside, base }
 }

@@ -47,7 +47,10 @@ async function refuseTraining(
 
 describe.concurrent("bad input to train", () => {
   it("a model folder that is not there", () =>
-    refuseTraining("nowhere", { model: "no/where" }, "E_FILE_NOT_FOUND", /no\/where/))
+    refuseTraining("nowhere", { model: "./no/where" }, "E_FILE_NOT_FOUND", /no\/where/))
+
+  it("a model that is neither a folder nor in the cache, where nothing may be fetched", () =>
+    refuseTraining("offline", { model: "no/where" }, "E_HUB_OFFLINE", /no folder no\/where/))
 
   it("a data file that is not there", () =>
     refuseTraining("nodata", { data: "no.jsonl" }, "E_FILE_NOT_FOUND", /no\.jsonl/))
@@ -141,7 +144,7 @@ describe.concurrent("bad input to train", () => {
     refuseTraining("methodoption", { "method-option": "speed=3" }, "E_OPTION", /rankPattern/))
 
   it("an option of PEFT that is not supported", () =>
-    refuseTraining("dora", { "method-option": "use_dora=true" }, "E_CONFIG_UNSUPPORTED", /use_rslora/))
+    refuseTraining("qalora", { "method-option": "use_qalora=true" }, "E_CONFIG_UNSUPPORTED", /use_rslora/))
 
   it("a schedule that does not exist", () =>
     refuseTraining("schedule", { "lr-scheduler": "linaer" }, "E_SCHEDULE", /linear/))

@@ -1,9 +1,9 @@
 import { lora } from "@peftjs/lora"
 import { describe, expect, it } from "vitest"
+import { adaptOptions, parseTargets } from "../src/adapter-options.ts"
 import { makeMethod, methodFactory } from "../src/method.ts"
 import { pairs } from "../src/options.ts"
 import { duration, makeProgress } from "../src/progress.ts"
-import { parseTargets } from "../src/trainable.ts"
 
 describe("parseTargets", () => {
   it.each([
@@ -13,6 +13,40 @@ describe("parseTargets", () => {
     [String.raw`.*\.(q|v)_proj`, String.raw`.*\.(q|v)_proj`],
     [".*layers.{1,2}.*", ".*layers.{1,2}.*"],
   ])("%s", (text, targetModules) => expect(parseTargets(text)).toEqual({ targetModules }))
+})
+
+describe("adaptOptions", () => {
+  it.each<[object, object]>([
+    [{}, { targetModules: "all-linear" }],
+    [
+      { targetModules: "q_proj", excludeModules: "layers.0.self_attn.q_proj, x" },
+      { targetModules: ["q_proj"], excludeModules: ["layers.0.self_attn.q_proj", "x"] },
+    ],
+    [{ excludeModules: ".*down.*" }, { targetModules: "all-linear", excludeModules: ".*down.*" }],
+    [
+      { layersToTransform: "0, 2", layersPattern: "h" },
+      { targetModules: "all-linear", layersToTransform: [0, 2], layersPattern: ["h"] },
+    ],
+    [
+      { bias: "lora_only", modulesToSave: "lm_head,norm", ensureWeightTying: true },
+      { targetModules: "all-linear", bias: "lora_only", modulesToSave: ["lm_head", "norm"], ensureWeightTying: true },
+    ],
+    [{ trainableTokenIndices: "5,9" }, { targetModules: "all-linear", trainableTokenIndices: [5, 9] }],
+    [
+      { trainableTokenIndices: '{"embed_tokens":[5],"lm_head":[9,0]}' },
+      { targetModules: "all-linear", trainableTokenIndices: { embed_tokens: [5], lm_head: [9, 0] } },
+    ],
+  ])("%j", (flags, expected) => expect(adaptOptions(flags)).toEqual(expected))
+
+  it.each([
+    [{ layersToTransform: "one" }],
+    [{ layersToTransform: "" }],
+    [{ layersToTransform: "-1" }],
+    [{ trainableTokenIndices: "5,,9" }],
+    [{ trainableTokenIndices: '{"embed_tokens":5}' }],
+    [{ trainableTokenIndices: "{embed_tokens:[5]}" }],
+    [{ trainableTokenIndices: '{"embed_tokens":["x"]}' }],
+  ])("refuses %j", (flags) => expect(() => adaptOptions(flags)).toThrow("E_OPTION"))
 })
 
 describe("methods by name", () => {
@@ -33,8 +67,8 @@ describe("methods by name", () => {
     const given = { use_rslora: true, init_lora_weights: "gaussian", lora_alpha: 3, rankPattern: { q_proj: 2 } }
     const { config } = makeMethod(lora as never, given, { r: 5, alpha: 16, other: 1 })
     expect(config).toMatchObject({ r: 5, alpha: 3, rslora: true, init: "gaussian", rankPattern: { q_proj: 2 } })
-    expect(makeMethod(lora as never, { use_dora: false }).config).toMatchObject({ r: 8, alpha: 8 })
-    expect(() => makeMethod(lora as never, { use_dora: true })).toThrow("E_CONFIG_UNSUPPORTED")
+    expect(makeMethod(lora as never, { use_qalora: false }).config).toMatchObject({ r: 8, alpha: 8 })
+    expect(() => makeMethod(lora as never, { use_qalora: true })).toThrow("E_CONFIG_UNSUPPORTED")
   })
 })
 

@@ -15,9 +15,16 @@ export interface Finished {
   readonly stderr: string
 }
 
-export function start(args: readonly string[], cwd?: string): ChildProcess {
-  // The same kernels wherever the tests run.
-  return spawn(process.execPath, [bin, ...args], { cwd, env: { ...process.env, PEFT_BLAS: "off", PEFT_DEBUG: "" } })
+export function start(args: readonly string[], cwd?: string, env: Readonly<Record<string, string>> = {}): ChildProcess {
+  // The same kernels wherever the tests run, and nothing from the network or the cache of this machine's user.
+  const own = {
+    PEFT_BLAS: "off",
+    PEFT_DEBUG: "",
+    HF_HUB_OFFLINE: "1",
+    HF_TOKEN: "",
+    HF_HUB_CACHE: join(tmpdir(), "none"),
+  }
+  return spawn(process.execPath, [bin, ...args], { cwd, env: { ...process.env, ...own, ...env } })
 }
 
 export function finish(child: ChildProcess): Promise<Finished> {

@@ -27,7 +27,8 @@ export function toyModel(backend: Backend, seed = 0): Model {
     const base = uploadDense(backend, draw(param, out * columns, columns ** -0.5), "f32", [out, columns])
     params.set(param, base)
     if (bias) params.set(`${path}.bias`, tensor(backend, draw(`${path}.bias`, out, 0.3), [out]))
-    sites.set(path, { path, kind, in: columns, out, param, base, ...(bias ? { bias: `${path}.bias` } : {}) })
+    const sizes = kind === "embedding" ? { in: out, out: columns } : { in: columns, out }
+    sites.set(path, { path, kind, ...sizes, param, base, ...(bias ? { bias: `${path}.bias` } : {}) })
   }
   site("embedding", embedding, vocab, width)
   site("linear", up, hidden, width, true)

@@ -4,14 +4,15 @@ import { PeftError } from "./errors.ts"
 import { makeInit } from "./init.ts"
 import type { AdapterMethod, Param } from "./method.ts"
 import type { Site } from "./model.ts"
+import { makeOverlays, type OverlayOptions } from "./overlays.ts"
 import type { Targets } from "./targets.ts"
 import { matchTargets, requireMatches } from "./targets.ts"
-import type { Tensor } from "./tensor.ts"
+import { isTensor, type Tensor } from "./tensor.ts"
 import type { Adapter, Model, SiteState } from "./view.ts"
 import { bindModel, weightAt } from "./view.ts"
 import { denseWeight, type Weight } from "./weight.ts"
 
-export interface AdaptOptions extends Targets {
+export interface AdaptOptions extends Targets, OverlayOptions {
   /** Name of the adapter; "default" unless told otherwise. Several adapters on one model need different names. */
   readonly name?: string
   /** Seed of the initial values. */
@@ -21,13 +22,19 @@ export interface AdaptOptions extends Targets {
 /**
  * A view of the model with `method` over the sites that the targets select.
  * Throws E_TARGET when a target entry selects nothing, E_SITE_KIND when the method cannot adapt what is selected, E_ADAPTER_NAME when
- * the name is taken, and what the method throws.
+ * the name is taken, E_OPTION and E_TOKEN_ID for what is to be trained beside, and what the method throws.
  */
 export function adapt(model: Model, method: AdapterMethod, options: AdaptOptions = {}): Model {
-  const { name = "default", seed = 0 } = options
+  const { name = "default", seed = 0, bias, modulesToSave, trainableTokenIndices, ensureWeightTying } = options
+  const overlays = {
+    ...(bias === undefined ? {} : { bias }),
+    ...(modulesToSave === undefined ? {} : { modulesToSave }),
+    ...(trainableTokenIndices === undefined ? {} : { trainableTokenIndices }),
+    ...(ensureWeightTying === undefined ? {} : { ensureWeightTying }),
+  }
   const match = matchTargets(model, options)
   requireMatches(model, options, match)
-  return attach(model, makeAdapter(model, method, match.sites, { name, seed }))
+  return attach(model, makeAdapter(model, method, match.sites, { name, seed, overlays }))
 }
 
 /** The adapter itself, initialised on the named sites; `attach` puts it on. Throws as `adapt` does. */
@@ -35,9 +42,9 @@ export function makeAdapter(
   model: Model,
   method: AdapterMethod,
   paths: readonly string[],
-  options: { name: string; seed: number; loaded?: Readonly<Record<string, unknown>> },
+  options: { name: string; seed: number; overlays?: OverlayOptions; loaded?: Readonly<Record<string, unknown>> },
 ): Adapter {
-  const { name, seed, loaded } = options
+  const { name, seed, loaded, overlays = {} } = options
   if (name === "" || /[/\\]/.test(name)) {
     throw new PeftError(
       "E_ADAPTER_NAME",
@@ -82,6 +89,8 @@ export function makeAdapter(
         method,
         sites: new Map(states),
         shared,
+        overlays: makeOverlays(model, method.name, sites, overlays, keep, loaded === undefined),
+        overlayOptions: overlays,
         constants: new Map(),
         enabled: true,
         ...(loaded ? { loaded } : {}),
@@ -116,7 +125,7 @@ export function adapterOf(model: Model, name?: string): Adapter {
   throw new PeftError("E_ADAPTER_NAME", `[core] no adapter called "${name ?? "default"}"; the model has ${names}`)
 }
 
-/** Switches an adapter off: the model behaves as without it until `enable`. */
+/** Switches an adapter off: the model behaves as without it until `enable`, also where it has trained biases of the base. */
 export function disable(model: Model, name?: string): void {
   adapterOf(model, name).enabled = false
 }
@@ -133,11 +142,12 @@ export function detach(model: Model, name?: string): Model {
 }
 
 /** Gives back the memory of an adapter that is on no model (any more). */
-export function freeAdapter({ sites, shared, constants }: Adapter): void {
+export function freeAdapter({ sites, shared, overlays, constants }: Adapter): void {
   for (const { params, base } of sites.values()) {
     for (const p of Object.values(params)) free(p.value)
     base?.free()
   }
+  for (const value of new Set(overlays.values())) isTensor(value) ? free(value) : value.free()
   for (const t of [...Object.values(shared), ...constants.values()]) free(t)
   constants.clear()
 }

@@ -104,8 +104,8 @@ export interface AdapterFormat {
   readonly supported: readonly string[]
   /** The method a config describes. Throws E_CONFIG. */
   read(config: PeftConfig): AdapterMethod
-  /** The method's own keys of adapter_config.json. */
-  write(method: AdapterMethod): PeftConfig
+  /** The method's own keys of adapter_config.json, for the layers it sits on. */
+  write(method: AdapterMethod, sites: readonly Site[]): PeftConfig
   /** What follows the module path in the file: "lora_A.weight". */
   tensorName(param: string, kind: SiteKind): string
   /** What a tensor of `setup` is called, where those are saved: "vera_A". */

@@ -9,7 +9,7 @@ import type { Weight } from "./weight.ts"
 
 export type SiteKind = "linear" | "embedding"
 
-/** One adaptable layer. The base is always [out, in]; an embedding's is [ids, width], and its x is ids. */
+/** One adaptable layer. The base is always [out, in]; an embedding's is [ids, width], its x is ids, `in` their number and `out` the width. */
 export interface Site {
   /** Module path as Hugging Face spells it: "model.layers.0.self_attn.q_proj". */
   readonly path: string
@@ -25,6 +25,8 @@ export interface Site {
   readonly tiedTo?: string
   /** An embedding's padding id: looking it up trains nothing, as in torch.nn.Embedding. */
   readonly paddingId?: number
+  /** Files hold the base as [in, out] (GPT-2's Conv1D); here it is [out, in] like any other. */
+  readonly fanInFanOut?: true
 }
 
 /** Path → value; matrices are weights, vectors tensors. Never changed: overlays of a view stand before it. */

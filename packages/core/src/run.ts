@@ -5,7 +5,6 @@
 import type { Engine } from "./engine.ts"
 import { engineOf, hold, noGrad, scope } from "./engine.ts"
 import { PeftError } from "./errors.ts"
-import { call, input, scalar } from "./expr.ts"
 import { makeInit } from "./init.ts"
 import type { Context, Params } from "./method.ts"
 import type { ModelDefinition, Run, RunOptions, Site } from "./model.ts"
@@ -13,13 +12,13 @@ import { checkpoint } from "./op.ts"
 import { crossEntropy, linearCrossEntropy } from "./ops/loss.ts"
 import { dropout } from "./ops/nn.ts"
 import { keyOf } from "./random.ts"
-import { concat, isTensor, map, type Tensor } from "./tensor.ts"
+import { concat, type Tensor } from "./tensor.ts"
 import type { Adapter, SiteState, View } from "./view.ts"
-import { weightAt } from "./view.ts"
-import type { Weight } from "./weight.ts"
+import { vectorAt, weightAt } from "./view.ts"
+import { lookUp, ownTensors, type Weight } from "./weight.ts"
 
 /** A layer during one pass. */
-interface Layer {
+export interface Layer {
   readonly site: Site
   readonly base: Weight
   readonly bias: Tensor | undefined
@@ -32,14 +31,10 @@ const rowChunk = 256
 
 /** The run of one pass over a view. */
 export function makeRun(definition: ModelDefinition, view: View, options: RunOptions): Run {
-  const { backend, sites, params } = definition
+  const { backend, sites } = definition
   const engine = engineOf(backend)
   const training = options.training ?? false
-  const vector = (path: string): Tensor => {
-    const value = view.overlays.get(path) ?? params.get(path)
-    if (value && isTensor(value)) return value
-    throw new PeftError("E_PARAM", `[core] the model has no vector ${path}`)
-  }
+  const vector = (path: string): Tensor => vectorAt(definition, view, path)
   const siteAt = (path: string): Site => {
     const site = sites.get(path)
     if (site) return site
@@ -47,13 +42,7 @@ export function makeRun(definition: ModelDefinition, view: View, options: RunOpt
   }
   const active = (path: string): Adapter[] => view.adapters.filter((a) => a.enabled && a.sites.has(path))
   const fold = (layer: Layer, bottom: (x: Tensor) => Tensor, x: Tensor): Tensor =>
-    scope(engine, () =>
-      active(layer.site.path).reduce<(x: Tensor) => Tensor>((next, adapter) => {
-        const context = makeContext(engine, adapter, layer, options)
-        const values = valuesOf(adapter.sites.get(layer.site.path) as SiteState)
-        return (below) => adapter.method.forward(below, next, values, context)
-      }, bottom)(x),
-    )
+    foldAdapters(engine, active(layer.site.path), layer, options, bottom, x)
   const linear = (path: string, x: Tensor, firstRow = 0): Tensor => {
     const site = siteAt(path)
     const bias = site.bias === undefined ? undefined : vector(site.bias)
@@ -75,8 +64,9 @@ export function makeRun(definition: ModelDefinition, view: View, options: RunOpt
     },
     linearCrossEntropy(path, x, labels) {
       const site = siteAt(path)
-      if (active(path).length === 0 && site.bias === undefined)
-        return linearCrossEntropy(x, weightAt(definition, view, site), labels)
+      const weight = weightAt(definition, view, site)
+      if (active(path).length === 0 && site.bias === undefined && !weight.replaced)
+        return linearCrossEntropy(x, weight, labels)
       const n = x.shape[0] as number
       const step = Math.max(1, Math.min(rowChunk, Math.floor(backend.supports.maxBufferBytes / (4 * site.out))))
       const pieces: Tensor[] = []
@@ -91,13 +81,22 @@ export function makeRun(definition: ModelDefinition, view: View, options: RunOpt
   }
 }
 
-const unlessPadding = call("select", call("eq", input(1), scalar(0)), input(2), input(0))
-
-/** Rows of a table, through which no gradient reaches the padding's row. */
-function lookUp(weight: Weight, ids: Tensor, paddingId: number | undefined): Tensor {
-  const rows = weight.rows(ids)
-  if (paddingId === undefined || !rows.requiresGrad) return rows
-  return map(unlessPadding, [rows, ids.reshape([...ids.shape, 1]), rows.detach()], { scalars: [paddingId] })
+/** A layer with adapters over it: each one's `next` is everything below, `bottom` the layer itself. */
+export function foldAdapters(
+  engine: Engine,
+  adapters: readonly Adapter[],
+  layer: Layer,
+  options: RunOptions,
+  bottom: (x: Tensor) => Tensor,
+  x: Tensor,
+): Tensor {
+  return scope(engine, () =>
+    adapters.reduce<(x: Tensor) => Tensor>((next, adapter) => {
+      const context = makeContext(engine, adapter, layer, options)
+      const values = valuesOf(adapter.sites.get(layer.site.path) as SiteState)
+      return (below) => adapter.method.forward(below, next, values, context)
+    }, bottom)(x),
+  )
 }
 
 function makeContext(
@@ -120,9 +119,12 @@ function makeContext(
       return dropout(x, p, keyOf(seed, step, microBatch, `${adapter.name}.${site.path}`, stream, firstRow))
     },
     constant(key, make) {
+      const fresh = (): Tensor => scope(engine, () => make(makeInit(engine.backend, seed, key)))
+      // What training moves is not constant.
+      if (ownTensors(base).some((t) => t.requiresGrad)) return noGrad(engine, fresh)
       const known = adapter.constants.get(key)
       if (known) return known
-      const made = noGrad(engine, () => scope(engine, () => hold(make(makeInit(engine.backend, seed, key)))))
+      const made = noGrad(engine, () => scope(engine, () => hold(fresh())))
       adapter.constants.set(key, made)
       return made
     },

@@ -11,6 +11,8 @@ export interface Targets {
   readonly layersToTransform?: readonly number[] | number
   /** Name of the module list that holds the layers, where it is not the first number's. */
   readonly layersPattern?: readonly string[] | string
+  /** Modules trained whole, by the end of their path: nothing at or below them is selected. */
+  readonly modulesToSave?: readonly string[]
 }
 
 export interface Match {
@@ -27,6 +29,11 @@ export function moduleNames(model: Model): string[] {
     for (let dot = path.lastIndexOf("."); dot > 0; dot = path.lastIndexOf(".", dot - 1)) names.add(path.slice(0, dot))
   }
   return [...names]
+}
+
+/** Modules whose path ends like one of the entries, without regard to dots: what modules_to_save means in PEFT. */
+export function modulesAt(model: Model, entries: readonly string[]): string[] {
+  return moduleNames(model).filter((name) => entries.some((entry) => name.endsWith(entry)))
 }
 
 const suffixMatches = (path: string, entry: string): boolean => path === entry || path.endsWith(`.${entry}`)
@@ -60,7 +67,9 @@ export function matchTargets(model: Model, targets: Targets): Match {
     throw new PeftError("E_TARGET", "[core] layersPattern needs layersToTransform beside it")
   }
   const excluded = exclusion(excludeModules)
-  const candidates = [...model.sites.values()].filter((site) => !excluded(site.path))
+  const whole = modulesAt(model, targets.modulesToSave ?? [])
+  const inWhole = (path: string): boolean => whole.some((name) => path === name || path.startsWith(`${name}.`))
+  const candidates = [...model.sites.values()].filter(({ path }) => !excluded(path) && !inWhole(path))
   if (typeof targetModules === "string") {
     const all = targetModules.toLowerCase() === "all-linear"
     const regex = all ? undefined : pattern(targetModules, "targetModules")

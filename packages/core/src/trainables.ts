@@ -1,9 +1,10 @@
 /** What training changes in a view, what a resumed run must find again, and full fine-tuning. */
 import { engineOf, free, hold, noGrad, scope } from "./engine.ts"
+import { trainedOverlays } from "./overlays.ts"
 import { isTensor, type Tensor } from "./tensor.ts"
 import type { Model } from "./view.ts"
 import { bindModel } from "./view.ts"
-import { denseWeight, type Weight } from "./weight.ts"
+import { denseCopy, ownTensors, type Weight } from "./weight.ts"
 
 /** A tensor that training changes. */
 export interface Trainable {
@@ -15,7 +16,7 @@ export interface Trainable {
   readonly decay: boolean
 }
 
-/** Everything trainable in a view: parameters of its enabled adapters, then its overlays. */
+/** Everything trainable in a view: parameters of its enabled adapters with what they train beside, then its overlays. */
 export function trainables(model: Model): Trainable[] {
   return parameters(model).filter(({ tensor }) => tensor.requiresGrad)
 }
@@ -26,20 +27,24 @@ export function parameters(model: Model): Trainable[] {
   const prefix = (name: string): string => (adapters.length > 1 ? `${name}:` : "")
   const ofAdapters = adapters
     .filter((a) => a.enabled)
-    .flatMap((a) =>
-      [...a.sites].flatMap(([path, { params }]) =>
+    .flatMap((a) => {
+      const own = [...a.sites].flatMap(([path, { params }]) =>
         Object.entries(params).map(([key, { value, group }]): Trainable => {
-          const named = { name: `${prefix(a.name)}${path}.${key}`, tensor: value, decay: true }
-          return group === undefined ? named : { ...named, group }
+          const one = { name: `${prefix(a.name)}${path}.${key}`, tensor: value, decay: true }
+          return group === undefined ? one : { ...one, group }
         }),
-      ),
-    )
+      )
+      const beside = trainedOverlays(model, a).filter((o) => !o.again)
+      return [...own, ...beside.flatMap((o) => named(`${prefix(a.name)}${o.name}`, o.tensors, o.matrix))]
+    })
   const ofOverlays = [...overlays].flatMap(([path, value]): Trainable[] => {
-    if (isTensor(value)) return [{ name: path, tensor: value, decay: false }]
-    const parts = value.parts.flatMap((p) => (p.tensor ? [p.tensor] : []))
-    return parts.map((t, i) => ({ name: parts.length === 1 ? path : `${path}#${i}`, tensor: t, decay: true }))
+    return isTensor(value) ? named(path, [value], false) : named(path, ownTensors(value), true)
   })
   return [...ofAdapters, ...ofOverlays]
+}
+
+function named(name: string, parts: readonly Tensor[], decay: boolean): Trainable[] {
+  return parts.map((tensor, i) => ({ name: parts.length === 1 ? name : `${name}#${i}`, tensor, decay }))
 }
 
 /**
@@ -55,19 +60,14 @@ export function unfreeze(model: Model, filter: (path: string) => boolean = () =>
 
 function trainableCopy(backend: Model["backend"], value: Tensor | Weight): Tensor | Weight {
   const engine = engineOf(backend)
-  const copy = (make: () => Tensor): Tensor => {
-    const held = noGrad(engine, () => scope(engine, () => hold(make())))
+  const keep = (made: Tensor): Tensor => {
+    const held = hold(made)
     held.requiresGrad = true
     return held
   }
-  if (isTensor(value)) return copy(() => value.mul(1))
-  const rows = Math.max(1, Math.floor(backend.supports.maxBufferBytes / (4 * value.shape[1])))
-  const parts: Tensor[] = []
-  for (let start = 0; start < value.shape[0]; start += rows) {
-    const end = Math.min(value.shape[0], start + rows)
-    parts.push(copy(() => value.rows({ start, end }).mul(1)))
-  }
-  return denseWeight(parts)
+  return noGrad(engine, () =>
+    isTensor(value) ? scope(engine, () => keep(value.mul(1))) : denseCopy(backend, value, keep),
+  )
 }
 
 /** The view without overlays, whose memory is given back. */

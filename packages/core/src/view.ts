@@ -6,9 +6,11 @@ import type { ModelDefinition, ModelInput, Run, RunOptions, Site } from "./model
 import { apply } from "./op.ts"
 import { checkIds } from "./ops/array.ts"
 import { gatherOp } from "./ops/linear.ts"
+import type { OverlayOptions, Overlays } from "./overlays.ts"
 import { makeRun } from "./run.ts"
 import { isTensor, type Tensor } from "./tensor.ts"
 import type { Weight } from "./weight.ts"
+import { replaceRows } from "./weight-rows.ts"
 
 /** What an adapter holds at one site. */
 export interface SiteState {
@@ -23,6 +25,10 @@ export interface Adapter {
   readonly method: AdapterMethod
   readonly sites: ReadonlyMap<string, SiteState>
   readonly shared: Params
+  /** Stands before the model's parameters while the adapter is enabled: biases, whole modules, rows of tokens. */
+  readonly overlays: Overlays
+  /** What `overlays` were made from. */
+  readonly overlayOptions: OverlayOptions
   /** adapter_config.json as it was loaded: its spelling and unknown keys are written back. */
   readonly loaded?: Readonly<Record<string, unknown>>
   readonly constants: Map<string, Tensor>
@@ -32,7 +38,7 @@ export interface Adapter {
 export interface View {
   /** In the order they were attached; the last one is outermost. */
   readonly adapters: readonly Adapter[]
-  /** Path → what stands before the base's parameter: full fine-tuning, biases, whole modules. */
+  /** Path → what stands before the base's parameter: full fine-tuning. */
   readonly overlays: ReadonlyMap<string, Tensor | Weight>
 }
 
@@ -52,13 +58,31 @@ export interface Model extends ModelDefinition {
 
 const bare: View = { adapters: [], overlays: new Map() }
 
-/** The weight of a site as a view has it: an enabled adapter's replacement, else an overlay, else the model's own. */
+/** The path under which overlays of adapters know a site's weight: a tied head's is its own, so that it can be parted from its embedding. */
+export function parameterOf(site: Site): string {
+  return site.tiedTo === undefined ? site.param : `${site.path}.weight`
+}
+
+/** The weight of a site as a view has it: the model's own or an overlay, then what enabled adapters put before it, the last one on top. */
 export function weightAt(definition: ModelDefinition, view: View, site: Site): Weight {
-  const replaced = view.adapters.findLast((a) => a.enabled && a.sites.get(site.path)?.base)
-  const value =
-    replaced?.sites.get(site.path)?.base ?? view.overlays.get(site.param) ?? definition.params.get(site.param)
+  let value = view.overlays.get(site.param) ?? definition.params.get(site.param)
+  for (const { enabled, sites, overlays } of view.adapters) {
+    if (!enabled) continue
+    value = sites.get(site.path)?.base ?? value
+    const above = overlays.get(parameterOf(site))
+    if (!above || isTensor(above) || !value || isTensor(value)) continue
+    value = above.replaced ? replaceRows(value, above.replaced) : above
+  }
   if (value && !isTensor(value)) return value
   throw new PeftError("E_PARAM", `[core] the model has no matrix ${site.param}`)
+}
+
+/** A vector parameter as a view has it. */
+export function vectorAt(definition: ModelDefinition, view: View, path: string): Tensor {
+  const above = view.adapters.findLast((a) => a.enabled && a.overlays.has(path))
+  const value = above?.overlays.get(path) ?? view.overlays.get(path) ?? definition.params.get(path)
+  if (value && isTensor(value)) return value
+  throw new PeftError("E_PARAM", `[core] the model has no vector ${path}`)
 }
 
 /** Makes a model of a definition, with adapters and overlays in place. */

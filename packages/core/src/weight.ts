@@ -5,11 +5,13 @@
 import type { Backend } from "./backend.ts"
 import type { DType, Shape, TypedArray } from "./dtype.ts"
 import { bytesPerElement, sizeOf } from "./dtype.ts"
-import { free, tensor } from "./engine.ts"
+import { engineOf, free, scope, tensor } from "./engine.ts"
 import { PeftError } from "./errors.ts"
+import { call, input, scalar } from "./expr.ts"
 import { apply } from "./op.ts"
 import { gatherOp, gatherPart } from "./ops/linear.ts"
-import { concat, type Tensor } from "./tensor.ts"
+import { concat, map, type Tensor } from "./tensor.ts"
+import type { ReplacedRows } from "./weight-rows.ts"
 
 /** Rows start…end-1. */
 export interface Range {
@@ -33,6 +35,8 @@ export interface Weight {
   readonly source?: TensorRef
   /** Consecutive rows as they are stored; `tensor` where the rows are dense. */
   readonly parts: readonly (Range & { readonly tensor?: Tensor })[]
+  /** Rows that stand elsewhere; `parts` are the base's then. */
+  readonly replaced?: ReplacedRows
   /** x [..., in] → x·Wᵀ [..., out]; with transpose, x [..., out] → x·W [..., in]. Differentiable in x, and in W where it is trainable. */
   matmul(x: Tensor, options?: { transpose?: boolean }): Tensor
   /** Rows as f32: a range, or those named by ids (i32, any shape, inside 0…out-1) → [..., in]. */
@@ -86,6 +90,32 @@ export function denseWeight(tensors: readonly Tensor[], source?: TensorRef): Wei
       for (const p of parts) free(p.tensor)
     },
   }
+}
+
+/** The dense tensors a weight holds itself: what is trained of it. */
+export function ownTensors(weight: Weight): Tensor[] {
+  return weight.replaced ? [weight.replaced.rows] : weight.parts.flatMap((part) => (part.tensor ? [part.tensor] : []))
+}
+
+/** A dense f32 copy in parts the backend takes; `keep` decides what becomes of each. */
+export function denseCopy(backend: Backend, weight: Weight, keep: (part: Tensor) => Tensor): Weight {
+  const [rows, columns] = weight.shape
+  const step = rowsPerPart(backend, columns, "f32")
+  const parts: Tensor[] = []
+  for (let start = 0; start < rows; start += step) {
+    const end = Math.min(rows, start + step)
+    parts.push(scope(engineOf(backend), () => keep(weight.rows({ start, end }).mul(1))))
+  }
+  return denseWeight(parts)
+}
+
+const unlessPadding = call("select", call("eq", input(1), scalar(0)), input(2), input(0))
+
+/** Rows of a table by ids, through which no gradient reaches the padding's row, as in torch.nn.Embedding. */
+export function lookUp(weight: Weight, ids: Tensor, paddingId: number | undefined): Tensor {
+  const rows = weight.rows(ids)
+  if (paddingId === undefined || !rows.requiresGrad) return rows
+  return map(unlessPadding, [rows, ids.reshape([...ids.shape, 1]), rows.detach()], { scalars: [paddingId] })
 }
 
 function rowsOf(parts: readonly (Range & { tensor: Tensor })[], { start, end }: Range): Tensor {

@@ -2,7 +2,9 @@
  * LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + s · B A x with A [r, in], B [out, r], s = alpha / r
  * (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732: s = alpha / √r).
  */
-import { type AdapterMethod, fromPattern, type MethodFactory, PeftError, param, type Site } from "@peftjs/core"
+import type { AdapterMethod, Init, MethodFactory, Param, Params, Site, Tensor } from "@peftjs/core"
+import { completeOptions, denseWeight, fromPattern, lookUp, PeftError, param } from "@peftjs/core"
+import { norm, withMagnitude } from "./dora.ts"
 import { loraFormat } from "./format.ts"
 
 export interface LoraOptions {
@@ -14,78 +16,96 @@ export interface LoraOptions {
   readonly dropout?: number
   /** Multiply by alpha / √r instead. */
   readonly rslora?: boolean
-  /** true: A uniform in ±1/√in, B zero; "gaussian": A ~ N(0, 1/r²), B zero; false: both uniform (not the identity; for tests). */
+  /** true: A uniform in ±1/√in, B zero; "gaussian": A ~ N(0, 1/r²), B zero; false: both random (not the identity; for tests). Embeddings: A zero, B ~ N(0, 1). */
   readonly init?: boolean | "gaussian"
   /** Ranks of single layers, by suffix or regular expression of their path. */
   readonly rankPattern?: Readonly<Record<string, number>>
   /** Alphas of single layers, likewise. */
   readonly alphaPattern?: Readonly<Record<string, number>>
+  /** Train a magnitude per output beside (DoRA). */
+  readonly dora?: boolean
+  /** Train a bias of B, for linear layers; not with `dora`, and with `init` true or false. */
+  readonly loraBias?: boolean
 }
 
-/** Low-rank adapters for linear layers. Throws E_OPTION (unknown or out of range), E_RANK. */
+/** Low-rank adapters for linear layers and embeddings. Throws E_OPTION (unknown or out of range), E_RANK. */
 export const lora: MethodFactory<LoraOptions> = Object.assign(makeLora, { format: loraFormat(makeLora) })
 
+const defaults: Required<LoraOptions> = {
+  ...{ r: 8, alpha: 8, dropout: 0, rslora: false, init: true, rankPattern: {}, alphaPattern: {} },
+  ...{ dora: false, loraBias: false },
+}
+
 function makeLora(options: LoraOptions = {}): AdapterMethod {
-  const {
-    r = 8,
-    alpha = 8,
-    dropout = 0,
-    rslora = false,
-    init = true,
-    rankPattern = {},
-    alphaPattern = {},
-    ...unknown
-  } = options
-  for (const key of Object.keys(unknown)) {
-    throw new PeftError(
-      "E_OPTION",
-      `[lora] there is no option "${key}"; there are r, alpha, dropout, rslora, init, rankPattern, alphaPattern`,
-    )
-  }
-  for (const [where, rank] of [["r", r], ...Object.entries(rankPattern)] as const) {
-    if (!Number.isInteger(rank) || rank < 1)
-      throw new PeftError("E_RANK", `[lora] the rank ${where} = ${rank} must be a positive integer, such as 8`)
-  }
-  for (const [where, value] of [["alpha", alpha], ...Object.entries(alphaPattern)] as const) {
-    if (!Number.isFinite(value))
-      throw new PeftError("E_OPTION", `[lora] ${where} = ${value} must be a finite number, such as 16`)
-  }
-  if (!(dropout >= 0 && dropout < 1))
-    throw new PeftError("E_OPTION", `[lora] dropout = ${dropout} must be at least 0 and less than 1`)
-  if (typeof init !== "boolean" && init !== "gaussian") {
-    throw new PeftError("E_OPTION", `[lora] init = ${JSON.stringify(init)} must be true, false or "gaussian"`)
-  }
+  const config = completeOptions("lora", defaults, options)
+  check(config)
+  const { r, alpha, dropout, rslora, init, rankPattern, alphaPattern, dora, loraBias } = config
   const rankAt = (site: Site): number => fromPattern(rankPattern, site.path, r)
-  const scaleAt = (site: Site): number => {
-    const rank = rankAt(site)
-    return fromPattern(alphaPattern, site.path, alpha) / (rslora ? Math.sqrt(rank) : rank)
-  }
+  const scaleAt = (site: Site): number =>
+    fromPattern(alphaPattern, site.path, alpha) / (rslora ? Math.sqrt(rankAt(site)) : rankAt(site))
   return {
     kind: "site",
     specVersion: 1,
     name: "lora",
-    config: { r, alpha, dropout, rslora, init, rankPattern, alphaPattern },
-    sites: ["linear"],
+    config: { ...config },
+    sites: ["linear", "embedding"],
     mergeable: true,
     format: lora.format as NonNullable<typeof lora.format>,
-    init({ site, init: make }) {
-      const rank = rankAt(site)
-      const bound = 1 / Math.sqrt(site.in)
-      const A =
-        init === "gaussian"
-          ? make.normal("A", [rank, site.in], 1 / rank)
-          : make.uniform("A", [rank, site.in], -bound, bound)
-      const B =
-        init === false
-          ? make.uniform("B", [site.out, rank], -1 / Math.sqrt(rank), 1 / Math.sqrt(rank))
-          : make.zeros([site.out, rank])
-      return { params: { A: param(A), B: param(B) } }
+    init({ site, base, init: make }) {
+      const params: Record<string, Param> = { ...pair(make, site, rankAt(site), init) }
+      const { A, B } = params as { A: Param; B: Param }
+      if (dora) params.m = param(norm({ site, base }, A.value, B.value, scaleAt(site)))
+      if (!loraBias) return { params }
+      if (site.kind === "embedding") throw wrong(`loraBias is for linear layers; exclude ${site.path}`)
+      const bound = init === false ? 1 / Math.sqrt(rankAt(site)) : 0
+      return { params: { ...params, bias: param(make.uniform("bias", [site.out], -bound, bound)) } }
     },
-    forward(x, next, { A, B }, context) {
-      if (!A || !B) throw new PeftError("E_INTERNAL", "internal: lora without A and B")
+    forward(x, next, params, context) {
+      const { A, B, m, bias } = params as { A: Tensor; B: Tensor } & Params
+      const { site } = context
+      const embedding = site.kind === "embedding"
+      const s = scaleAt(site)
+      const dropped = embedding ? x : context.dropout(x, dropout)
       // Scaled where it is smallest: [tokens, r].
-      const low = context.dropout(x, dropout).matmul(A.T).mul(scaleAt(context.site))
-      return next(x).add(low.matmul(B.T))
+      const low = embedding ? lookUp(denseWeight([A.T]), x, site.paddingId) : dropped.matmul(A.T)
+      const product = low.mul(s).matmul(B.T)
+      const update = bias ? product.add(bias.mul(s)) : product
+      return m ? withMagnitude(x, dropped, next, update, { A, B, m, s }, context) : next(x).add(update)
     },
   }
+}
+
+/** A and B as PEFT makes them. */
+function pair(
+  make: Init,
+  { kind, in: width, out }: Site,
+  r: number,
+  init: LoraOptions["init"],
+): Record<"A" | "B", Param> {
+  const free = init === false
+  if (kind === "embedding") {
+    const A = free ? make.normal("A", [r, width], 1) : make.zeros([r, width])
+    return { A: param(A), B: param(make.normal("B", [out, r], 1)) }
+  }
+  const [a, b] = [1 / Math.sqrt(width), 1 / Math.sqrt(r)]
+  const A = init === "gaussian" ? make.normal("A", [r, width], 1 / r) : make.uniform("A", [r, width], -a, a)
+  return { A: param(A), B: param(free ? make.uniform("B", [out, r], -b, b) : make.zeros([out, r])) }
+}
+
+const wrong = (message: string): PeftError => new PeftError("E_OPTION", `[lora] ${message}`)
+
+function check({ r, alpha, dropout, init, rankPattern, alphaPattern, dora, loraBias }: Required<LoraOptions>): void {
+  const rank = [r, ...Object.values(rankPattern)].find((n) => !Number.isInteger(n) || n < 1)
+  if (rank !== undefined)
+    throw new PeftError(
+      "E_RANK",
+      `[lora] a rank of ${rank} is none; r and rankPattern take positive integers, such as 8`,
+    )
+  const scale = [alpha, ...Object.values(alphaPattern)].find((n) => !Number.isFinite(n))
+  if (scale !== undefined) throw wrong(`alpha = ${scale} must be a finite number, such as 16, also in alphaPattern`)
+  if (!(dropout >= 0 && dropout < 1)) throw wrong(`dropout = ${dropout} must be at least 0 and less than 1`)
+  if (typeof init !== "boolean" && init !== "gaussian")
+    throw wrong(`init (init_lora_weights) = ${JSON.stringify(init)} must be true, false or "gaussian"`)
+  if (loraBias && (dora || init === "gaussian"))
+    throw wrong("loraBias goes neither with dora nor with an init of its own; leave one of them out")
 }

@@ -15,3 +15,14 @@ testAdapter(lora({ init: false, rankPattern: { up_proj: 2 }, alphaPattern: { "la
   name: "lora, patterns",
   identity: false,
 })
+testAdapter(lora({ r: 3, alpha: 6, dora: true }), { ...runner, name: "lora, DoRA", detaches: ["A", "B"] })
+testAdapter(lora({ r: 2, alpha: 5, dora: true, dropout: 0.1, rslora: true }), {
+  ...runner,
+  name: "lora, DoRA with dropout",
+  detaches: ["A", "B"],
+})
+testAdapter(lora({ r: 2, loraBias: true }), {
+  ...runner,
+  name: "lora, bias of B",
+  targetModules: ["up_proj", "down_proj"],
+})

@@ -7,7 +7,7 @@ import { PeftError } from "@peftjs/core"
 import { makeCache } from "./cache.ts"
 import type { Config } from "./config.ts"
 
-/** A parameter as the files spell and shape it. */
+/** A parameter as the files spell it. */
 export interface ParamSpec {
   /** [n] or [out, in]. */
   readonly shape: readonly [number] | readonly [number, number]
@@ -15,6 +15,10 @@ export interface ParamSpec {
   readonly init: "normal" | "ones" | "zeros"
   /** A row that starts at zero: the padding token of an embedding. */
   readonly zeroRow?: number
+  /** Standard deviation of "normal", where it is not the blueprint's. */
+  readonly std?: number
+  /** Files hold it turned round, [in, out]. */
+  readonly fanInFanOut?: true
 }
 
 /** A layer before its weight is there. */
@@ -31,6 +35,8 @@ export interface Blueprint {
   readonly ignored: RegExp
   /** Standard deviation of "normal". */
   readonly std: number
+  /** The part of the names that files of the bare model, without its head, leave out: "transformer.". */
+  readonly prefix?: string
   hidden(input: ModelInput, run: Run): Tensor
 }
 

@@ -2,11 +2,11 @@
  * Continuing prompts token by token with a cache. Chooses the likeliest token; another choice is another `pick`.
  * Knows ids only: text is the tokenizer's business.
  */
-import type { Model } from "@peftjs/core"
+import type { Cache, Model } from "@peftjs/core"
 import { free, PeftError } from "@peftjs/core"
 
-/** Chooses the next id from a row's logits [vocab]. */
-export type Pick = (logits: Float32Array, row: number) => number
+/** Chooses the next id from a row's logits [vocab]; `ids` are the row's prompt and what was made of it, without padding. */
+export type Pick = (logits: Float32Array, row: number, ids: readonly number[]) => number
 
 export interface GenerateOptions {
   readonly maxNewTokens: number
@@ -16,6 +16,10 @@ export interface GenerateOptions {
   readonly padTokenId?: number
   /** The likeliest id unless told otherwise. */
   readonly pick?: Pick
+  /** Told every new id of a row that has not ended; true ends the row with it. */
+  readonly ends?: (id: number, row: number) => boolean
+  /** Already holds the first ids of every prompt; filled further, with all but the last new id, and left to the caller. */
+  readonly cache?: Cache
   /** Called after every step with one id per row: pad for rows that have ended. */
   readonly onToken?: (ids: readonly number[]) => void
   /** Ends generation between two tokens by throwing the signal's reason. */
@@ -42,7 +46,7 @@ export async function generate(
   prompts: readonly (readonly number[])[],
   options: GenerateOptions,
 ): Promise<number[][]> {
-  const { maxNewTokens, pick = greedy, onToken, signal } = options
+  const { maxNewTokens, pick = greedy, ends: endsRow, onToken, signal } = options
   const ends = endsOf(model, options)
   const configured = model.config.pad_token_id
   const known = model.tokenizer?.padTokenId ?? (typeof configured === "number" ? configured : undefined)
@@ -50,28 +54,40 @@ export async function generate(
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
     throw new PeftError("E_OPTION", `[models] maxNewTokens is ${maxNewTokens}; it must be a whole number, at least 1`)
   }
-  if (prompts.length === 0 || prompts.some((prompt) => prompt.length === 0)) {
-    throw new PeftError("E_PROMPT", "[models] every prompt needs at least one token, and there must be one")
+  const cached = options.cache?.length ?? 0
+  if (prompts.length === 0 || prompts.some((prompt) => prompt.length <= cached)) {
+    const more = cached === 0 ? "" : ` beyond the ${cached} in the cache`
+    throw new PeftError("E_PROMPT", `[models] every prompt needs at least one token${more}, and there must be one`)
   }
   const batch = prompts.length
   const width = Math.max(...prompts.map((prompt) => prompt.length))
-  const mask = prompts.map((prompt) => [...Array<number>(width - prompt.length).fill(0), ...prompt.map(() => 1)])
-  let ids = prompts.map((prompt) => [...Array<number>(width - prompt.length).fill(pad), ...prompt])
+  const padding = prompts.map((prompt) => Array<number>(width - prompt.length).fill(0))
+  // Padding stands between what is cached and what is not, so that every row ends with its prompt.
+  const mask = prompts.map((prompt, b) => [
+    ...prompt.slice(0, cached).map(() => 1),
+    ...(padding[b] as number[]),
+    ...prompt.slice(cached).map(() => 1),
+  ])
+  let ids = prompts.map((prompt, b) => [...(padding[b] as number[]).fill(pad), ...prompt.slice(cached)])
   // Counted from the first real token; padding is hidden, so its position does not matter.
-  let positions = mask.map((row, b) => row.map((_, i) => Math.max(0, i - width + (prompts[b]?.length ?? 0))))
+  let positions = ids.map((row, b) => row.map((_, i) => cached + Math.max(0, i - (padding[b] as number[]).length)))
   const made = prompts.map((): number[] => [])
+  const whole = prompts.map((prompt) => [...prompt])
   const ended = prompts.map(() => false)
-  const cache = model.makeCache()
+  const cache = options.cache ?? model.makeCache()
   try {
     while ((made[0]?.length ?? 0) < maxNewTokens && !ended.every(Boolean)) {
       signal?.throwIfAborted()
       const logits = await lastLogits(model, { ids, positions, mask, batch, cache })
       const vocab = logits.length / batch
-      const next = ended.map((done, row) => (done ? pad : pick(logits.subarray(row * vocab, (row + 1) * vocab), row)))
+      const next = ended.map((done, row) =>
+        done ? pad : pick(logits.subarray(row * vocab, (row + 1) * vocab), row, whole[row] as number[]),
+      )
       next.forEach((id, row) => {
         made[row]?.push(id)
+        whole[row]?.push(id)
         mask[row]?.push(1)
-        if (ends.includes(id)) ended[row] = true
+        if (!ended[row] && (ends.includes(id) || endsRow?.(id, row))) ended[row] = true
       })
       onToken?.(next)
       ids = next.map((id) => [id])
@@ -81,11 +97,15 @@ export async function generate(
     }
     return made
   } finally {
-    cache.free()
+    if (!options.cache) cache.free()
   }
 }
 
-function endsOf(model: Model, { eosTokenId }: GenerateOptions): readonly number[] {
+/** The ids that end a row. */
+export function endsOf(
+  model: Model,
+  { eosTokenId }: { readonly eosTokenId?: GenerateOptions["eosTokenId"] },
+): readonly number[] {
   if (eosTokenId === null) return []
   return [eosTokenId ?? model.tokenizer?.eosTokenId ?? []].flat()
 }

@@ -25,7 +25,7 @@ export function initCausalLM(config: Readonly<Record<string, unknown>>, options:
   const checked = configOf(config)
   const blueprint = architectureOf(checked, architectures).blueprint(checked)
   const params = [...blueprint.params].map(([path, spec]): [string, Tensor | Weight] => {
-    const values = initialValues(spec, keyOf(seed, "init", path), blueprint.std)
+    const values = initialValues(spec, keyOf(seed, "init", path), spec.std ?? blueprint.std)
     return [
       path,
       spec.shape.length === 1 ? tensor(backend, values, spec.shape) : uploadDense(backend, values, "f32", spec.shape),

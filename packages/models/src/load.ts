@@ -15,11 +15,16 @@ import {
 import type { Architecture, Blueprint, ParamSpec } from "./architecture.ts"
 import { architectureOf, defineModel } from "./architecture.ts"
 import { readConfig } from "./config.ts"
+import { turned } from "./conv1d.ts"
+import { gpt2 } from "./gpt2.ts"
 import { llama } from "./llama.ts"
+import { mistral } from "./mistral.ts"
+import { qwen2 } from "./qwen2.ts"
+import { qwen3 } from "./qwen3.ts"
 import { loadTokenizer, tokenizerFile } from "./tokenizer.ts"
 
 /** What is known unless others are passed. */
-export const defaultArchitectures: readonly Architecture[] = [llama]
+export const defaultArchitectures: readonly Architecture[] = [gpt2, llama, mistral, qwen2, qwen3]
 
 export interface LoadOptions {
   readonly backend: Backend
@@ -52,16 +57,20 @@ export async function loadCausalLM(files: FileSource, options: LoadOptions): Pro
 const floats: readonly Dtype[] = ["F32", "F16", "BF16", "F64"]
 
 /** Compares names, shapes and types before anything is read. Throws E_WEIGHTS with the first few of what is wrong. */
-function checkTensors(source: TensorSource, { params, ignored }: Blueprint): void {
+function checkTensors(source: TensorSource, { params, ignored, prefix }: Blueprint): void {
   const wrong: string[] = []
-  for (const [path, { shape }] of params) {
-    const info = source.tensors.get(path)
+  const known = new Set<string>()
+  for (const [path, spec] of params) {
+    const name = storedName(source, path, prefix)
+    known.add(name)
+    const info = source.tensors.get(name)
+    const shape = storedShape(spec)
     if (!info) wrong.push(`${path} is missing`)
     else if (!sameShape(info, shape)) wrong.push(`${path} is [${info.shape}], config.json makes it [${shape}]`)
     else if (!floats.includes(info.dtype)) wrong.push(`${path} is ${info.dtype}, supported are ${floats.join(", ")}`)
   }
   for (const name of source.tensors.keys()) {
-    if (!params.has(name) && !ignored.test(name)) wrong.push(`${name} is unexpected`)
+    if (!known.has(name) && !ignored.test(name)) wrong.push(`${name} is unexpected`)
   }
   if (wrong.length === 0) return
   const rest = wrong.length > 3 ? `; and ${wrong.length - 3} more` : ""
@@ -71,18 +80,29 @@ function checkTensors(source: TensorSource, { params, ignored }: Blueprint): voi
   )
 }
 
+/** A file of the bare model leaves the prefix out, as the first releases of GPT-2 do. */
+function storedName({ tensors }: TensorSource, path: string, prefix: string | undefined): string {
+  const bare = prefix !== undefined && path.startsWith(prefix) ? path.slice(prefix.length) : path
+  return !tensors.has(path) && tensors.has(bare) ? bare : path
+}
+
+const storedShape = ({ shape, fanInFanOut }: ParamSpec): readonly number[] =>
+  fanInFanOut ? [...shape].reverse() : shape
+
 function sameShape({ shape }: TensorInfo, expected: readonly number[]): boolean {
   return shape.length === expected.length && shape.every((d, i) => d === expected[i])
 }
 
 async function upload(
   source: TensorSource,
-  { params }: Blueprint,
+  { params, prefix }: Blueprint,
   backend: Backend,
 ): Promise<Map<string, Tensor | Weight>> {
   const uploaded = new Map<string, Tensor | Weight>()
   try {
-    for (const [path, spec] of params) uploaded.set(path, await uploadOne(source, path, spec, backend))
+    for (const [path, spec] of params) {
+      uploaded.set(path, await uploadOne(source, storedName(source, path, prefix), spec, backend))
+    }
     return uploaded
   } catch (error) {
     for (const value of uploaded.values()) isTensor(value) ? free(value) : value.free()
@@ -92,14 +112,15 @@ async function upload(
 
 async function uploadOne(
   source: TensorSource,
-  path: string,
-  { shape }: ParamSpec,
+  name: string,
+  { shape, fanInFanOut }: ParamSpec,
   backend: Backend,
 ): Promise<Tensor | Weight> {
-  const { dtype, data } = await source.read(path)
+  const { dtype, data: stored } = await source.read(name)
+  const data = fanInFanOut ? turned(stored, shape[1] as number, shape[0]) : stored
   if (shape.length === 1) return tensor(backend, toFloat32(dtype, data), shape)
   const kept = storedAs[dtype]
-  const ref = { file: source.name, name: path }
+  const ref = { file: source.name, name }
   return kept && backend.supports.dtypes.includes(kept)
     ? uploadDense(backend, data as TypedArray, kept, shape, ref)
     : uploadDense(backend, toFloat32(dtype, data), "f32", shape, ref)

@@ -6,6 +6,7 @@ import { nodeFiles } from "@peftjs/safetensors/node"
 import { configOf } from "./config.ts"
 import { type InitOptions, initCausalLM as initFromConfig } from "./init.ts"
 import { type LoadOptions, loadCausalLM as loadFromFiles } from "./load.ts"
+import { saveMerged as saveMergedToSink } from "./merge.ts"
 import { type SaveOptions, saveModel as saveToSink } from "./save.ts"
 import { type FolderTokenizer, loadTokenizer as loadTokenizerFromFiles } from "./tokenizer.ts"
 
@@ -32,6 +33,18 @@ export function saveModel(
   { copyFrom, ...options }: SaveToFolderOptions = {},
 ): Promise<void> {
   return saveToSink(model, nodeFiles(dir), {
+    ...options,
+    ...(copyFrom === undefined ? {} : { copyFrom: nodeFiles(copyFrom) }),
+  })
+}
+
+/** Writes a model folder with the adapters merged. Throws as the function of the main entry does. */
+export function saveMerged(
+  model: Model,
+  dir: string,
+  { copyFrom, ...options }: SaveToFolderOptions = {},
+): ReturnType<typeof saveMergedToSink> {
+  return saveMergedToSink(model, nodeFiles(dir), {
     ...options,
     ...(copyFrom === undefined ? {} : { copyFrom: nodeFiles(copyFrom) }),
   })

@@ -2,21 +2,25 @@
  * From a model back to a Hugging Face folder: what full fine-tuning has changed stands in place of what was loaded.
  * Values leave the device tensor by tensor, so that the model never exists twice. Adapters are saved by core, not here.
  */
-import type { Model, Tensor, Weight } from "@peftjs/core"
+import type { Model, ModelDefinition, Tensor, Weight } from "@peftjs/core"
 import { engineOf, free, hold, isTensor, PeftError, scope } from "@peftjs/core"
 import {
   type FileSink,
   type FileSource,
   fromFloat32,
   type LazyTensorInput,
-  writeSafetensors,
+  type TensorArray,
   writeText,
 } from "@peftjs/safetensors"
 import { configFile } from "./config.ts"
+import { turned } from "./conv1d.ts"
+import { defaultShardBytes, writeShards } from "./shards.ts"
 
 export interface SaveOptions {
   /** Type of the stored weights; "f32" unless told otherwise. */
   readonly dtype?: "f32" | "bf16" | "f16"
+  /** A file is no larger than this, unless one tensor is; 5 GB unless told otherwise. */
+  readonly maxShardBytes?: number
   /** A model folder whose tokenizer and generation settings are copied along. */
   readonly copyFrom?: FileSource
 }
@@ -40,7 +44,7 @@ const copied = [
 ]
 
 /**
- * Writes config.json and model.safetensors, names as they were loaded, a tied head not repeated; weights last, so that a folder
+ * Writes config.json and the weights, names as they were loaded, a tied head not repeated; weights last, so that a folder
  * with weights is whole. Throws E_UNMERGED when the model has adapters, and what the sink throws.
  */
 export async function saveModel(model: Model, sink: FileSink, options: SaveOptions = {}): Promise<void> {
@@ -48,22 +52,38 @@ export async function saveModel(model: Model, sink: FileSink, options: SaveOptio
   if (adapter) {
     throw new PeftError(
       "E_UNMERGED",
-      `[models] the model has the adapter "${adapter.name}", which a model file cannot hold; save or detach it`,
+      `[models] the model has the adapter "${adapter.name}", which a model file cannot hold; merge it, or save it by itself`,
     )
   }
+  await writeModel(model, (path, base) => valuesOf(model, model.view.overlays.get(path) ?? base), sink, options)
+}
+
+/** Writes a folder whose values are produced one after the other, as f32 in the shapes of the definition. */
+export async function writeModel(
+  { config, sites, params }: ModelDefinition,
+  valueAt: (path: string, base: Tensor | Weight) => Promise<Float32Array>,
+  sink: FileSink,
+  options: SaveOptions,
+): Promise<void> {
   const { dtype, name } = stored[options.dtype ?? "f32"]
-  const key = "torch_dtype" in model.config && !("dtype" in model.config) ? "torch_dtype" : "dtype"
+  const key = "torch_dtype" in config && !("dtype" in config) ? "torch_dtype" : "dtype"
   if (options.copyFrom) await copyFiles(options.copyFrom, sink)
-  await writeText(sink, configFile, `${JSON.stringify({ ...model.config, [key]: name }, null, 2)}\n`)
-  const tensors = [...model.params].map(([path, base]): [string, LazyTensorInput] => {
-    const value = model.view.overlays.get(path) ?? base
-    return [path, { dtype, shape: value.shape, data: async () => fromFloat32(dtype, await valuesOf(model, value)) }]
+  await writeText(sink, configFile, `${JSON.stringify({ ...config, [key]: name }, null, 2)}\n`)
+  const turnedRound = new Set([...sites.values()].filter((site) => site.fanInFanOut).map((site) => site.param))
+  const tensors = [...params].map(([path, base]): [string, LazyTensorInput] => {
+    const [rows, columns] = base.shape as readonly [number, number]
+    const shape = turnedRound.has(path) ? [columns, rows] : base.shape
+    const data = async (): Promise<TensorArray> => {
+      const values = await valueAt(path, base)
+      return fromFloat32(dtype, turnedRound.has(path) ? turned(values, rows, columns) : values)
+    }
+    return [path, { dtype, shape, data }]
   })
-  await writeSafetensors(sink, "model.safetensors", tensors, { format: "pt" })
+  await writeShards(sink, tensors, options.maxShardBytes ?? defaultShardBytes)
 }
 
 /** All elements as f32, read in the parts they are stored in. */
-async function valuesOf(model: Model, value: Tensor | Weight): Promise<Float32Array> {
+export async function valuesOf(model: Model, value: Tensor | Weight): Promise<Float32Array> {
   if (isTensor(value)) return (await value.data()) as Float32Array
   const [rows, columns] = value.shape
   const values = new Float32Array(rows * columns)

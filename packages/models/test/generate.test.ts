@@ -13,8 +13,11 @@ beforeAll(async () => {
   model = await loadCausalLM(folder("models/llama"), { backend: await cpu({ kernels: "reference" }) })
 })
 
-test("the recorded ids, one by one and in a batch", async () => {
-  const { prompts, max_new_tokens: maxNewTokens, new_tokens } = cases.llama
+const recorded = Object.keys(cases).filter((name) => !cases[name].adapter)
+test("there are recorded cases", () => expect(recorded).toEqual(["llama", "gpt2", "qwen3", "mistral-swa"]))
+test.each(recorded)("the recorded ids of %s, one by one and in a batch", async (name) => {
+  const { prompts, max_new_tokens: maxNewTokens, new_tokens } = cases[name]
+  const model = await loadCausalLM(folder(`models/${name}`), { backend: await cpu({ kernels: "reference" }) })
   expect(await generate(model, prompts, { maxNewTokens })).toEqual(new_tokens)
   for (const [i, prompt] of prompts.entries()) {
     expect(await generate(model, [prompt], { maxNewTokens })).toEqual([new_tokens[i]])

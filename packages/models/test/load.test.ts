@@ -112,7 +112,7 @@ describe("config.json", () => {
   })
 
   const wrong: [object, RegExp][] = [
-    [{ model_type: "mamba" }, /model_type "mamba" is not known; known are "llama".*E_MODEL/],
+    [{ model_type: "mamba" }, /model_type "mamba" is not known; known are "gpt2", "llama".*E_MODEL/],
     [{ model_type: null }, /"model_type" is null; it must be a string.*E_CONFIG/],
     [{ hidden_size: undefined }, /"hidden_size" is missing; it must be a whole number.*E_CONFIG/],
     [{ num_hidden_layers: 0 }, /"num_hidden_layers" is 0;.*E_CONFIG/],

@@ -57,22 +57,25 @@ describe("random models", () => {
 })
 
 describe("saving", () => {
-  test.each(["llama", "llama-tied"])("%s comes back bit for bit, names and config unchanged", async (name) => {
-    const source = nodeFiles(folder(`models/${name}`))
-    const model = await loadCausalLM(source, { backend })
-    const files = memoryFiles()
-    await saveModel(model, files, { copyFrom: source })
-    const stored = parseSafetensors(files.files.get("model.safetensors") as Uint8Array)
-    const original = parseSafetensors(await readFile(folder(`models/${name}/model.safetensors`)))
-    expect(stored.metadata).toEqual({ format: "pt" })
-    expect([...stored.tensors.keys()].sort()).toEqual([...original.tensors.keys()].sort())
-    for (const [path, tensor] of stored.tensors) expect(tensor.data, path).toEqual(original.tensors.get(path)?.data)
-    expect(JSON.parse(new TextDecoder().decode(files.files.get("config.json")))).toEqual(
-      json(`models/${name}/config.json`),
-    )
-    expect(files.files.has("generation_config.json")).toBe(true)
-    expect(await logitsOf(await loadCausalLM(files, { backend }), input)).toEqual(await logitsOf(model, input))
-  })
+  test.each(["llama", "llama-tied", "gpt2", "qwen3"])(
+    "%s comes back bit for bit, names and config unchanged",
+    async (name) => {
+      const source = nodeFiles(folder(`models/${name}`))
+      const model = await loadCausalLM(source, { backend })
+      const files = memoryFiles()
+      await saveModel(model, files, { copyFrom: source })
+      const stored = parseSafetensors(files.files.get("model.safetensors") as Uint8Array)
+      const original = parseSafetensors(await readFile(folder(`models/${name}/model.safetensors`)))
+      expect(stored.metadata).toEqual({ format: "pt" })
+      expect([...stored.tensors.keys()].sort()).toEqual([...original.tensors.keys()].sort())
+      for (const [path, tensor] of stored.tensors) expect(tensor.data, path).toEqual(original.tensors.get(path)?.data)
+      expect(JSON.parse(new TextDecoder().decode(files.files.get("config.json")))).toEqual(
+        json(`models/${name}/config.json`),
+      )
+      expect(files.files.has("generation_config.json")).toBe(true)
+      expect(await logitsOf(await loadCausalLM(files, { backend }), input)).toEqual(await logitsOf(model, input))
+    },
+  )
 
   test("what training changed stands in the file; half precision is declared", async () => {
     const small = await cpu({ kernels: "reference", maxBufferBytes: 20_000 })
@@ -115,4 +118,15 @@ describe("saving", () => {
       await rm(dir, { recursive: true })
     }
   })
+})
+
+test("a large model is written in shards with an index, and loads again", async () => {
+  const model = await node.loadCausalLM(folder("models/llama"), { backend })
+  const files = memoryFiles()
+  await saveModel(model, files, { maxShardBytes: 100_000 })
+  const names = (await files.list()).filter((name) => name.endsWith(".safetensors"))
+  expect(names.length).toBeGreaterThan(3)
+  expect(names[0]).toBe(`model-00001-of-0000${names.length}.safetensors`)
+  const again = await loadCausalLM(files, { backend })
+  expect(await logitsOf(again, input)).toEqual(await logitsOf(model, input))
 })

@@ -129,7 +129,7 @@ function recordOf(model: Model, data: Data, settings: Settings, totalSteps: numb
     base: fingerprint([model.config]),
     method: model.view.adapters
       .filter((a) => a.enabled)
-      .map(({ name, method }) => ({ name, method: method.name, ...method.config })),
+      .map(({ name, method, overlayOptions }) => ({ name, method: method.name, ...method.config, ...overlayOptions })),
     steps: totalSteps,
     optimizer: { name: optimizer.name, ...optimizer.config },
     ...numbers,

@@ -1,20 +1,16 @@
 /** An adapter saved by PEFT, loaded and saved here, must be the same adapter to PEFT: configuration, tensors, logits. */
+import { readdirSync } from "node:fs"
 import { join } from "node:path"
-import type { Context } from "../programs.ts"
+import { type Context, readJson } from "../programs.ts"
 import { resave } from "../resave.ts"
 
-const tiny = [
-  "lora-all-linear",
-  "lora-qv-r4",
-  "lora-rslora",
-  "lora-patterns",
-  "lora-regex",
-  "lora-exclude",
-  "lora-layers",
-  "lora-layers-pattern",
-  "lora-bf16",
-  "lora-fp16",
-]
+const architectures = ["llama", "llama-tied", "gpt2"]
+
+/** Folders of the base model and of the adapter itself, which may have a name of its own. */
+const placeOf = (folder: string): { base: string; adapter: string } => {
+  const { base, adapter } = readJson<{ base: string; adapter: string }>(folder, "expected.json")
+  return { base, adapter }
+}
 
 type Verdict = { faults: string[]; max_abs: number; effect: number }
 
@@ -25,15 +21,20 @@ export async function roundTrip(context: Context): Promise<void> {
     "plain.json",
     await context.python("tensors.py", join(fixtures, "models/llama/inputs.safetensors"), "input_ids"),
   )
+  const tiny = architectures.flatMap((architecture) =>
+    readdirSync(join(fixtures, "adapters", architecture))
+      .filter((name) => name.startsWith("lora-"))
+      .map((name) => ({ name: `${architecture}-${name}`, ...placeOf(join(fixtures, "adapters", architecture, name)) })),
+  )
   const prompt = context.write(
     "prompt.json",
     await context.python("tensors.py", join(fixtures, "smollm2-lora/expected.safetensors"), "input_ids"),
   )
   const jobs = [
-    ...tiny.map((name) => ({
+    ...tiny.map(({ name, base, adapter }) => ({
       name,
-      base: join(fixtures, "models/llama"),
-      before: join(fixtures, "adapters/llama", name),
+      base: join(fixtures, base),
+      before: join(fixtures, adapter),
       input: plain,
     })),
     { name: "smollm2-lora", base: model, before: join(fixtures, "smollm2-lora"), input: prompt },

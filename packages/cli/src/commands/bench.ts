@@ -5,6 +5,7 @@ import { jsonl, type StepMetrics, train } from "@peftjs/train"
 import type { Command } from "commander"
 import pc from "picocolors"
 import { type BackendName, kernelsOf, makeBackend } from "../backend.ts"
+import { locate } from "../hub/locate.ts"
 import { printJson } from "../json.ts"
 import { commonOptions, required, whole } from "../options.ts"
 import { peakRssMb } from "../process-memory.ts"
@@ -28,7 +29,7 @@ const flopsPerParameter = { frozen: 4, full: 6 }
 
 export function addBench(program: Command): void {
   commonOptions(program.command("bench").description("measure training steps on made-up rows"))
-    .option("--model <dir>", "Hugging Face model folder")
+    .option("--model <dir>", "Hugging Face model folder, or ORG/NAME[@REVISION] of the hub")
     .option("--method <name>", "lora, full, another package or a path", "lora")
     .addOption(whole("--r <n>", "rank"))
     .addOption(whole("--batch-size <n>", "rows per step", { min: 1 }).default(4))
@@ -42,7 +43,8 @@ async function runBench(flags: BenchFlags): Promise<void> {
   const { batchSize, seqLength, steps, method } = flags
   const started = performance.now()
   const backend = await makeBackend(flags.backend)
-  const base = await loadCausalLM(required(flags.model, "--model"), { backend })
+  const { folder, name } = await locate(required(flags.model, "--model"), "model")
+  const base = await loadCausalLM(folder, { backend, name })
   const vocabulary = base.sites.get(base.head)?.out as number
   const lora =
     method === "full" ? {} : { targetModules: "all-linear", ...(flags.r === undefined ? {} : { r: flags.r }) }

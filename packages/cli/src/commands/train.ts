@@ -4,9 +4,12 @@ import { groupsPerEpoch, type TrainResult, train } from "@peftjs/train"
 import { jsonlFile } from "@peftjs/train/node"
 import type { Command } from "commander"
 import { kernelsOf, makeBackend } from "../backend.ts"
-import { baseModel } from "../base-model.ts"
+import { baseModel, baseSource, startingAdapter } from "../base-model.ts"
+import { describeDryRun } from "../describe-dry-run.ts"
+import { dryRun } from "../dry-run.ts"
 import { interruptedExitCode, onInterrupt } from "../interrupt.ts"
 import { printJson } from "../json.ts"
+import { sayMemory } from "../memory/before-run.ts"
 import { required } from "../options.ts"
 import { openOutput } from "../output.ts"
 import { makeProgress } from "../progress.ts"
@@ -20,16 +23,25 @@ export function addTrain(program: Command): void {
 }
 
 async function runTrain(flags: TrainFlags): Promise<void> {
+  const warn = (text: string): unknown => process.stderr.write(`peft: ${text}\n`)
+  if (flags.dryRun) {
+    const found = await dryRun(flags, warn)
+    if (flags.json) printJson(found)
+    else process.stdout.write(`${describeDryRun(found)}\n`)
+    return
+  }
   const folder = required(flags.output ?? flags.resume, "--output")
   const output = await openOutput(folder, flags)
   const options = trainingOptions(flags)
   const data = await jsonlFile(required(flags.data, "--data"))
   const evalData = flags.evalData === undefined ? undefined : await jsonlFile(flags.evalData)
   const backend = await makeBackend(flags.backend)
-  const base = await baseModel(flags, backend, output.model)
+  const source = await baseSource(flags, output.model)
+  const taken = process.memoryUsage.rss()
+  const base = await baseModel(source, { backend, seed: flags.seed })
   const method = methodOf(flags)
-  const warn = (text: string): unknown => process.stderr.write(`peft: ${text}\n`)
-  const model = await makeTrainable(base, { ...flags, method }, warn)
+  const making = { ...flags, ...(await startingAdapter(flags)), method }
+  const model = await makeTrainable(base, making, warn)
   const sizes = countParameters(model)
   // An adapter that cannot be written is an error now, not after training.
   if (method !== "full") configOf(model, adapterOf(model))
@@ -37,10 +49,11 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   const total = flags.maxSteps ?? Math.ceil((flags.epochs ?? 1) * groupsPerEpoch(data.rows.length, options))
   const progress = makeProgress(total)
   progress.say(`${introduction(sizes)}, ${data.rows.length} rows, ${total} steps, ${kernelsOf(backend)}`)
+  progress.say(await sayMemory({ source, making, backend, data, options, process: taken, tokenizer: base.tokenizer }))
   if (output.resume) progress.say(`going on after step ${output.from}`)
   else if (flags.resume !== undefined) progress.say("no checkpoint had been written: starting again")
 
-  const keep = makeKeeper(model, base, flags, output)
+  const keep = makeKeeper(model, base, source.folder, flags, output)
   const interrupt = onInterrupt(() => progress.say("stopping after this micro-batch; Ctrl-C again quits at once"))
   const started = performance.now()
   let done = output.from

@@ -5,6 +5,7 @@ import {
   crossEntropy,
   denseWeight,
   dropout,
+  layerNorm,
   linearCrossEntropy,
   randomWords,
   rmsNorm,
@@ -37,6 +38,20 @@ function rmsNormCase(rows: number, n: number, eps: number): OpCase {
       tabulate([rows, n], (r, i) => {
         const mean = sum(n, (j) => at(h(x, 0), r, j) ** 2) / n
         return (at(h(x, 0), r, i) / Math.sqrt(mean + eps)) * at(h(x, 1), i)
+      }),
+  }
+}
+
+function layerNormCase(rows: number, n: number, eps: number): OpCase {
+  return {
+    name: `layerNorm [${rows}, ${n}], eps ${eps}`,
+    inputs: [real("x", [rows, n]), real("weight", [n]), real("bias", [n])],
+    run: (x) => layerNorm(t(x, 0), t(x, 1), t(x, 2), eps),
+    reference: (x) =>
+      tabulate([rows, n], (r, i) => {
+        const mean = sum(n, (j) => at(h(x, 0), r, j)) / n
+        const variance = sum(n, (j) => (at(h(x, 0), r, j) - mean) ** 2) / n
+        return ((at(h(x, 0), r, i) - mean) / Math.sqrt(variance + eps)) * at(h(x, 1), i) + at(h(x, 2), i)
       }),
   }
 }
@@ -169,6 +184,8 @@ export const networkCases: readonly OpCase[] = [
   rmsNormCase(3, 7, 1e-5),
   rmsNormCase(2, 65, 1e-6),
   rmsNormCase(3, 5, 0.5),
+  layerNormCase(3, 7, 1e-5),
+  layerNormCase(2, 65, 0.5),
   ropeCase,
   attentionCase("one head", one),
   attentionCase("one token", { ...one, queries: 1, keys: 1 }),

@@ -1,5 +1,5 @@
 /** Cross-entropy, whole or over pieces of the vocabulary so that the logits never exist at once. */
-import { full } from "../engine.ts"
+import { full, scope } from "../engine.ts"
 import { call, constant, coordinate, input } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
@@ -68,10 +68,16 @@ const linearCrossEntropyOp: Op<{ weight: Weight; vocabChunk: number }> = {
     let sum = full(t.engine.backend, [n, 1], 0)
     for (const { pieces } of piecesOf(weight, vocabChunk)) {
       for (const piece of pieces) {
-        const logits = t.matmul(weight.rows(piece).T)
-        const next = map(larger, [top, logits.max(1, { keepdims: true })])
-        sum = map(rescaled, [sum, top, next, map(expOfDifference, [logits, next]).sum(1, { keepdims: true })])
-        top = next
+        const [above, total] = [top, sum]
+        // A scope each: the logits of one piece are gone before the next one's are made.
+        const next = scope(t.engine, () => {
+          const logits = t.matmul(weight.rows(piece).T)
+          const highest = map(larger, [above, logits.max(1, { keepdims: true })])
+          const here = map(expOfDifference, [logits, highest]).sum(1, { keepdims: true })
+          return { top: highest, sum: map(rescaled, [total, above, highest, here]) }
+        })
+        top = next.top
+        sum = next.sum
       }
     }
     const lse = sum.log().add(top)
@@ -88,13 +94,15 @@ const linearCrossEntropyOp: Op<{ weight: Weight; vocabChunk: number }> = {
     let dx: Tensor | undefined
     const parts = piecesOf(weight, vocabChunk).map(({ part, pieces }) => {
       const grads = pieces.map((piece) => {
-        const rows = weight.rows(piece)
-        const p = map(softmaxTimes, [t.matmul(rows.T), lse as Tensor, column])
-        if (needs[0]) {
-          const g = p.matmul(rows)
-          dx = dx ? dx.add(g) : g
-        }
-        return wanted[part] ? p.T.matmul(t) : undefined
+        const before = dx
+        const found = scope(t.engine, () => {
+          const rows = weight.rows(piece)
+          const p = map(softmaxTimes, [t.matmul(rows.T), lse as Tensor, column])
+          const g = needs[0] ? p.matmul(rows) : undefined
+          return { dx: g && before ? before.add(g) : g, dw: wanted[part] ? p.T.matmul(t) : undefined }
+        })
+        dx = found.dx
+        return found.dw
       })
       return wanted[part] ? concat(grads as Tensor[], 0) : undefined
     })

@@ -2,6 +2,7 @@
 import { PeftError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import type { AdapterFormat, PeftConfig } from "../method.ts"
+import type { OverlayOptions } from "../overlays.ts"
 import type { Targets } from "../targets.ts"
 
 export const configFile = "adapter_config.json"
@@ -28,28 +29,49 @@ const common: PeftConfig = {
   target_modules: null,
   task_type: null,
 }
-const supportedCommon = Object.keys(common).filter((key) => key !== "modules_to_save")
+/** What an adapter trains beside its method. Core understands these for every method; PEFT writes them for some. */
+const beside: PeftConfig = {
+  bias: "none",
+  ensure_weight_tying: false,
+  modules_to_save: null,
+  trainable_token_indices: null,
+}
 
 /** The PEFT release whose files these are equal to. */
 const peftVersion = "0.21.2"
 
 /** Parses a config. Throws E_JSON naming the line, E_CONFIG when it is no object or names no peft_type. */
 export function parseConfig(text: string, file: string): PeftConfig {
+  if (text.startsWith("version https://git-lfs")) {
+    throw new PeftError(
+      "E_CONFIG",
+      `[core] ${file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull`,
+    )
+  }
   const value = parseJson(text, file)
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new PeftError("E_CONFIG", `[core] ${file} must hold a JSON object`)
   }
   const config = value as PeftConfig
   if (typeof config.peft_type !== "string") {
-    throw new PeftError("E_CONFIG", `[core] ${file} has no "peft_type"; is it an adapter made by Hugging Face PEFT?`)
+    throw new PeftError("E_CONFIG", `[core] ${file} has no "peft_type": ${otherProgram(config)}`)
   }
   return config
+}
+
+/** Which other program's adapter_config.json it may be. */
+function otherProgram(config: PeftConfig): string {
+  if ("lora_parameters" in config || "fine_tune_type" in config || "adapter_path" in config)
+    return "it looks like an adapter of MLX-LM, whose files are others; convert it to PEFT's format"
+  if ("model_class" in config && "config" in config)
+    return "it looks like one of the AdapterHub library, whose adapters are others; there is nothing to convert"
+  return "is it an adapter made by Hugging Face PEFT?"
 }
 
 /** Refuses keys that PEFT knows, that change what the adapter computes, and that are not supported here. Throws E_CONFIG_UNSUPPORTED. */
 export function checkSupported(config: PeftConfig, format: AdapterFormat, file: string): void {
   const defaults: PeftConfig = { ...common, ...format.defaults }
-  const supported = new Set([...supportedCommon, ...format.supported])
+  const supported = new Set([...Object.keys(common), ...Object.keys(beside), ...format.supported])
   for (const [key, value] of Object.entries(config)) {
     if (!(key in defaults) || supported.has(key) || isDefault(value, defaults[key])) continue
     throw new PeftError(
@@ -93,17 +115,61 @@ export function targetsOf(config: PeftConfig, file: string): Targets {
   }
 }
 
+/** What a loaded config trains beside its method. Throws E_CONFIG. */
+export function overlaysOf(config: PeftConfig, file: string): OverlayOptions {
+  const read = <T>(key: string, wanted: string, fits: (value: unknown) => boolean): T | undefined => {
+    const value = config[key]
+    if (value == null) return undefined
+    if (fits(value)) return value as T
+    throw new PeftError("E_CONFIG", `[core] ${file}: "${key}" must be ${wanted}, not ${JSON.stringify(value)}`)
+  }
+  const listOf = (type: "string" | "number", value: unknown): boolean =>
+    Array.isArray(value) && value.every((v) => typeof v === type)
+  const bias = read<string>("bias", "a string", (v) => typeof v === "string")
+  const modulesToSave = read<string[]>("modules_to_save", "a list of strings", (v) => listOf("string", v))
+  const trainableTokenIndices = read<number[] | Record<string, number[]>>(
+    "trainable_token_indices",
+    "a list of token ids, or lists by module",
+    (v) => listOf("number", v) || (isTable(v) && Object.values(v).every((ids) => listOf("number", ids))),
+  )
+  const ensureWeightTying = read<boolean>("ensure_weight_tying", "true or false", (v) => typeof v === "boolean")
+  return {
+    ...(bias === undefined ? {} : { bias }),
+    ...(modulesToSave === undefined ? {} : { modulesToSave }),
+    ...(trainableTokenIndices === undefined ? {} : { trainableTokenIndices }),
+    ...(ensureWeightTying === undefined ? {} : { ensureWeightTying }),
+  }
+}
+
+const isTable = (value: unknown): value is object =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+/** Keys that the method's type has in PEFT, and those that say something. */
+function besideKeys(format: AdapterFormat, options: OverlayOptions): PeftConfig {
+  const given: PeftConfig = {
+    bias: options.bias ?? beside.bias,
+    ensure_weight_tying: options.ensureWeightTying ?? beside.ensure_weight_tying,
+    modules_to_save: options.modulesToSave ?? beside.modules_to_save,
+    trainable_token_indices: options.trainableTokenIndices ?? beside.trainable_token_indices,
+  }
+  return Object.fromEntries(
+    Object.entries(given).filter(([key, value]) => key in format.defaults || !isDefault(value, beside[key])),
+  )
+}
+
 /** A complete config for a new adapter. */
 export function newConfig(
   format: AdapterFormat,
   own: PeftConfig,
   base: string,
   targets: readonly string[],
+  options: OverlayOptions,
 ): PeftConfig {
   return {
     ...common,
     ...format.defaults,
     ...own,
+    ...besideKeys(format, options),
     peft_type: format.peftType,
     peft_version: peftVersion,
     task_type: "CAUSAL_LM",

@@ -4,9 +4,10 @@ import { openSafetensors, readText, toFloat32 } from "@peftjs/safetensors"
 import { attach, freeAdapter, makeAdapter } from "../adapt.ts"
 import { assign, engineOf, scope, tensor } from "../engine.ts"
 import { PeftError } from "../errors.ts"
-import type { AdapterFormat, PeftConfig } from "../method.ts"
+import type { AdapterFormat, AdapterMethod, PeftConfig } from "../method.ts"
 import type { Site } from "../model.ts"
-import { matchTargets } from "../targets.ts"
+import { type OverlayOptions, trainedOverlays, wholeShape } from "../overlays.ts"
+import { matchTargets, type Targets } from "../targets.ts"
 import { sameShape, type Tensor } from "../tensor.ts"
 import type { Adapter, Model, SiteState } from "../view.ts"
 import { uploadDense, type Weight } from "../weight.ts"
@@ -14,6 +15,7 @@ import {
   checkSupported,
   configFile,
   keyPrefix,
+  overlaysOf,
   parseConfig,
   savedWithBase,
   sharedPrefix,
@@ -55,11 +57,9 @@ export async function loadAdapter(
 ): Promise<{ model: Model; report: LoadReport }> {
   const { name = "default", strict = true } = options
   const where = `${files.name}/${configFile}`
-  const config = parseConfig(await readText(files, configFile), where)
-  const format = formatFor(config, options.methods, where)
-  checkSupported(config, format, where)
-  const method = format.read(config)
-  const match = matchTargets(model, targetsOf(config, where))
+  const read = readAdapterConfig(await readText(files, configFile), where, options.methods)
+  const { config, format, method, targets, overlays } = read
+  const match = matchTargets(model, { ...targets, ...overlays })
   if (match.sites.length === 0) {
     throw new PeftError(
       "E_TARGET",
@@ -67,7 +67,7 @@ export async function loadAdapter(
     )
   }
   const file = await openSafetensors(await files.open(weightsFile))
-  const adapter = makeAdapter(model, method, match.sites, { name, seed: 0, loaded: config })
+  const adapter = makeAdapter(model, method, match.sites, { name, seed: 0, overlays, loaded: config })
   try {
     const { filled, report } = await fill(model, adapter, format, file)
     if (strict) requireComplete(report, file.name)
@@ -79,6 +79,25 @@ export async function loadAdapter(
     freeAdapter(adapter)
     throw error
   }
+}
+
+/** What an adapter_config.json says. */
+export interface AdapterConfig {
+  /** As it was written, unknown keys included. */
+  readonly config: PeftConfig
+  readonly format: AdapterFormat
+  readonly method: AdapterMethod
+  readonly targets: Targets
+  readonly overlays: OverlayOptions
+}
+
+/** Reads a config without a model. `where` names the file. Throws E_JSON, E_CONFIG, E_PEFT_TYPE, E_CONFIG_UNSUPPORTED, and what the method throws. */
+export function readAdapterConfig(text: string, where: string, methods: LoadAdapterOptions["methods"]): AdapterConfig {
+  const config = parseConfig(text, where)
+  const format = formatFor(config, methods, where)
+  checkSupported(config, format, where)
+  const [targets, overlays] = [targetsOf(config, where), overlaysOf(config, where)]
+  return { config, format, method: format.read(config), targets, overlays }
 }
 
 function requireComplete({ missing, unexpected }: Pick<LoadReport, "missing" | "unexpected">, file: string): void {
@@ -112,7 +131,7 @@ interface Stock {
 
 /** The file's key for a name. Old versions of PEFT left the adapter's name, "default", inside. */
 function take({ file, used }: Stock, name: string): string | undefined {
-  const spellings = [name, name.replace(/\.weight$/, ".default.weight"), `${name}.default`]
+  const spellings = [name, name.replace(/\.(weight|bias)$/, ".default.$1"), `${name}.default`]
   const key = spellings.find((spelling) => file.tensors.has(spelling))
   if (key !== undefined) used.add(key)
   return key
@@ -127,26 +146,32 @@ async function fill(
   const stock: Stock = { file, used: new Set() }
   const missing: string[] = []
   let parameters = 0
-  const put = async (name: string, target: Tensor, where: string): Promise<void> => {
+  const put = async (name: string, parts: readonly Tensor[], where: string): Promise<void> => {
     const key = take(stock, name)
     if (key === undefined) {
       missing.push(name)
       return
     }
     const { dtype, shape, data } = await file.read(key)
-    if (!sameShape(shape, target.shape)) {
+    const wanted = wholeShape(parts)
+    if (!sameShape(shape, wanted)) {
       throw new PeftError(
         "E_ADAPTER_SHAPE",
-        `[core] ${file.name}: ${key} is [${shape}], but ${where} the config asks for [${target.shape}]`,
+        `[core] ${file.name}: ${key} is [${shape}], but ${where} the config asks for [${wanted}]`,
       )
     }
-    parameters += target.size
     const values = toFloat32(dtype, data)
-    scope(engineOf(model.backend), () => assign(target, tensor(model.backend, values, shape)))
+    parameters += values.length
+    let at = 0
+    for (const part of parts) {
+      const own = values.subarray(at, at + part.size)
+      scope(engineOf(model.backend), () => assign(part, tensor(model.backend, own, part.shape)))
+      at += part.size
+    }
   }
   if (format.sharedName) {
     for (const [name, value] of Object.entries(adapter.shared)) {
-      await put(`${sharedPrefix}${format.sharedName(name)}`, value, "for all layers")
+      await put(`${sharedPrefix}${format.sharedName(name)}`, [value], "for all layers")
     }
   }
   const states = new Map<string, SiteState>()
@@ -154,10 +179,13 @@ async function fill(
     const site = model.sites.get(path) as Site
     for (const [param, { value, saved }] of Object.entries(state.params)) {
       const name = `${keyPrefix}${path}.${format.tensorName(param, site.kind)}`
-      if (saved) await put(name, value, `at ${path} [${site.out}, ${site.in}]`)
+      if (saved) await put(name, [value], `at ${path} [${site.out}, ${site.in}]`)
     }
     const base = await savedBase(model, site, stock)
     states.set(path, base ? { ...state, base } : state)
+  }
+  for (const { name, tensors } of trainedOverlays(model, adapter)) {
+    await put(`${keyPrefix}${name}`, tensors, "for this model")
   }
   const unexpected = [...file.tensors.keys()].filter((key) => !stock.used.has(key))
   return { filled: { ...adapter, sites: states }, report: { sites: states.size, parameters, missing, unexpected } }

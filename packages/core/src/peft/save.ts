@@ -6,6 +6,7 @@ import { type DType, hostArray } from "../dtype.ts"
 import { PeftError } from "../errors.ts"
 import type { AdapterFormat, PeftConfig } from "../method.ts"
 import type { Site } from "../model.ts"
+import { trainedOverlays, wholeShape } from "../overlays.ts"
 import { shortestSuffixes } from "../targets.ts"
 import type { Tensor } from "../tensor.ts"
 import type { Adapter, Model } from "../view.ts"
@@ -40,7 +41,9 @@ export async function saveAdapter(model: Model, sink: FileSink, options: { name?
 export function configOf(model: Model, adapter: Adapter): PeftConfig {
   if (adapter.loaded) return { ...adapter.loaded, inference_mode: true }
   const format = formatOf(adapter)
-  return newConfig(format, format.write(adapter.method), model.name, shortestSuffixes(model, [...adapter.sites.keys()]))
+  const sites = [...adapter.sites.keys()].map((path) => model.sites.get(path) as Site)
+  const targets = shortestSuffixes(model, [...adapter.sites.keys()])
+  return newConfig(format, format.write(adapter.method, sites), model.name, targets, adapter.overlayOptions)
 }
 
 function formatOf({ method }: Adapter): AdapterFormat {
@@ -65,7 +68,11 @@ function tensorsOf(model: Model, adapter: Adapter): [string, Lazy][] {
     const base = baseTensors(state.base ?? weightAt(model.definition, model.view, site))
     return base ? [...own, [`${keyPrefix}${path}.base_layer.weight`, lazy(base)] as [string, Lazy]] : own
   })
-  if (found.length > 0) return [...sharedOf(adapter, format), ...found]
+  const beside = trainedOverlays(model, adapter).map(({ name, tensors }): [string, Lazy] => [
+    `${keyPrefix}${name}`,
+    lazy(tensors),
+  ])
+  if (found.length + beside.length > 0) return [...sharedOf(adapter, format), ...found, ...beside]
   throw new PeftError("E_EMPTY_ADAPTER", `[core] the adapter "${adapter.name}" has no tensors to save`)
 }
 
@@ -84,10 +91,9 @@ function lazy(parts: readonly Tensor[]): Lazy {
   const [first] = parts as [Tensor]
   const dtype = dtypeNames[first.dtype]
   if (!dtype) throw new PeftError("E_INTERNAL", `internal: a parameter of type ${first.dtype}`)
-  const rows = parts.reduce((n, t) => n + (t.shape[0] ?? 1), 0)
   return {
     dtype,
-    shape: parts.length === 1 ? first.shape : [rows, ...first.shape.slice(1)],
+    shape: wholeShape(parts),
     async data() {
       if (parts.length === 1) return (await first.data()) as TensorArray
       const whole = hostArray(

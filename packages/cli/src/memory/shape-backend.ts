@@ -1,0 +1,80 @@
+/**
+ * A backend that computes nothing and counts: its buffers have a type and a length, and no contents. What runs on it asks for memory and
+ * gives it back exactly as on the backend it stands for. Reading a buffer gives zeros.
+ */
+import {
+  type Backend,
+  bytesPerElement,
+  type DeviceBuffer,
+  type DType,
+  type FusedKernels,
+  hostArray,
+  type InPlaceKernels,
+  type RequiredKernels,
+  sizeOf,
+} from "@peftjs/core"
+
+export interface ShapeBackend extends Backend {
+  /** Bytes of the buffers that exist now. */
+  live(): number
+  /** The most there have been since this was last asked. */
+  takePeak(): number
+}
+
+/** Has the limits of `like`, and those of its optional kernels that are known here; core does without the others, in more memory. */
+export function shapeBackend({ name, supports, kernels }: Backend): ShapeBackend {
+  let [live, peak] = [0, 0]
+  const make = (dtype: DType, length: number): DeviceBuffer => {
+    live += length * bytesPerElement[dtype]
+    peak = Math.max(peak, live)
+    return { dtype, length }
+  }
+  const optional = Object.entries(optionalKernels(make)).filter(([key]) => key in kernels)
+  return {
+    name,
+    specVersion: 1,
+    supports,
+    upload: (data, dtype) => make(dtype, data.length),
+    free({ dtype, length }) {
+      live -= length * bytesPerElement[dtype]
+    },
+    read: async ({ dtype, length }) => hostArray(dtype, length),
+    flush: async () => {},
+    kernels: { ...requiredKernels(make), ...Object.fromEntries(optional) },
+    live: () => live,
+    takePeak() {
+      const seen = peak
+      peak = live
+      return seen
+    },
+  }
+}
+
+type Make = (dtype: DType, length: number) => DeviceBuffer
+
+function requiredKernels(make: Make): RequiredKernels {
+  return {
+    map: (_expr, _inputs, _scalars, shape, dtype) => make(dtype, sizeOf(shape)),
+    reduce: (_op, _x, { outer, inner }) => make("f32", outer * inner),
+    matmul: (_a, _b, { batch, m, n }) => make("f32", batch * m * n),
+    gather: (_table, _ids, { width, n }) => make("f32", n * width),
+    scatterAdd: (_x, _ids, { rows, width }) => make("f32", rows * width),
+    permute: (x) => make(x.dtype, x.length),
+    slice: (x, { outer, length, inner }) => make(x.dtype, outer * length * inner),
+    concat: (xs, { outer, ns, inner }) =>
+      make(xs[0]?.dtype ?? "f32", outer * inner * ns.reduce((sum, n) => sum + n, 0)),
+    randomBits: (_key, n) => make("u32", n),
+  }
+}
+
+function optionalKernels(make: Make): FusedKernels & InPlaceKernels {
+  const like = ({ length }: DeviceBuffer): DeviceBuffer => make("f32", length)
+  return {
+    softmax: like,
+    rmsNorm: like,
+    rmsNormBackward: like,
+    attention: like,
+    attentionBackward: (q, k, v) => [like(q), like(k), like(v)],
+    adamw: () => {},
+  }
+}
