@@ -76,12 +76,8 @@ function makeLora(options: LoraOptions = {}): AdapterMethod {
 }
 
 /** A and B as PEFT makes them. */
-function pair(
-  make: Init,
-  { kind, in: width, out }: Site,
-  r: number,
-  init: LoraOptions["init"],
-): Record<"A" | "B", Param> {
+function pair(make: Init, site: Site, r: number, init: LoraOptions["init"]): Record<"A" | "B", Param> {
+  const { kind, in: width, out } = site
   const free = init === false
   if (kind === "embedding") {
     const A = free ? make.normal("A", [r, width], 1) : make.zeros([r, width])

@@ -26,7 +26,12 @@ const microBatches = 3 + 1 + 3 + 1 + 3
 
 const base = await tinyLlama()
 const withDropout = (dropout: number): Model =>
-  adapt(base, lora({ r: 4, alpha: 8, dropout }), { targetModules: ["q_proj", "v_proj", "down_proj"], seed: 9 })
+  adapt(base, lora({ r: 4, alpha: 8, dropout, dora: true }), {
+    targetModules: ["q_proj", "v_proj", "down_proj"],
+    modulesToSave: ["model.norm"],
+    trainableTokenIndices: [3, 17],
+    seed: 9,
+  })
 const fresh = async (): Promise<Model> => withDropout(0.2)
 
 type Store = CheckpointStore & { readonly files: ReadonlyMap<string, Uint8Array> }
