@@ -52,7 +52,7 @@ export async function dryRun(flags: TrainFlags, warn: (text: string) => void): P
   let model: Model = base
   const { rows, tokens, ...parts } = await estimateMemory({
     ...{ base, backend, options, process: taken },
-    batch: data ? longestBatch(data, base.tokenizer, options) : fullBatch(options),
+    batch: data ? longestBatch(data, base.tokenizer, options) : fullBatch(options, base.config),
     async attach(observed) {
       model = await makeTrainable(observed, made, warn)
       return model

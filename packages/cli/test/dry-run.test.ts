@@ -110,7 +110,7 @@ describe("the estimate", () => {
     const base = await loadCausalLM(headersOnly(nodeFiles(work.model)), { backend })
     const options = { batchSize: 2, gradientAccumulationSteps: 1, maxLength: 64, ...more }
     return estimateMemory({
-      ...{ base, backend, options, process: 0, batch: fullBatch(options) },
+      ...{ base, backend, options, process: 0, batch: fullBatch(options, base.config) },
       attach: (model) => makeTrainable(model, { method, seed: 0 }, () => {}),
     })
   }
@@ -162,7 +162,7 @@ describe("the estimate", () => {
     const base = await loadCausalLM(nodeFiles(work.model), { backend })
     const model = await makeTrainable(base, { method: "lora", seed: 0 }, () => {})
     const options = { batchSize: 2, maxLength: 64 }
-    await train(model, jsonl(fullBatch(options)), { ...options, maxSteps: 1 })
+    await train(model, jsonl(fullBatch(options, base.config)), { ...options, maxSteps: 1 })
     const { total } = await estimate("lora")
     // A copy of the hidden states stands between the layers and the head, to tell them apart.
     expect(total / counted.peak).toBeGreaterThan(0.99)

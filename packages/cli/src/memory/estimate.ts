@@ -128,8 +128,13 @@ export function longestBatch(
 }
 
 /** Where there is no data: rows as long as they may be, of which every token is learnt. */
-export function fullBatch(options: { readonly batchSize: number; readonly maxLength?: number }): object[] {
-  const ids = Array<number>(options.maxLength ?? 256).fill(0)
+export function fullBatch(
+  options: { readonly batchSize: number; readonly maxLength?: number },
+  { n_positions }: Readonly<Record<string, unknown>>,
+): object[] {
+  // A model with learned positions has no longer rows.
+  const positions = typeof n_positions === "number" ? n_positions : Number.POSITIVE_INFINITY
+  const ids = Array<number>(Math.min(options.maxLength ?? 256, positions)).fill(0)
   return Array.from({ length: options.batchSize }, () => ({ input_ids: ids, labels: ids }))
 }
 
