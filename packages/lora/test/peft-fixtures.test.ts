@@ -47,7 +47,7 @@ async function loadBase(name: string): Promise<Base> {
     labels: ints("right.labels"),
   }
 }
-const names = ["models/llama", "models/llama-tied", "models/gpt2"]
+const names = ["models/llama", "models/llama-tied", "models/gpt2", "models/qwen2"]
 const bases = new Map(await Promise.all(names.map(async (name) => [name, await loadBase(name)] as const)))
 const base = (bases.get("models/llama") as Base).model
 
@@ -98,7 +98,7 @@ const cases = names.flatMap((name) => {
   const folder = name.replace("models", "adapters")
   return readdirSync(`${fixtures}${folder}`).map((adapter) => `${folder}/${adapter}`)
 })
-test("every kind of adapter is here", () => expect(cases.filter((name) => name.includes("/lora-"))).toHaveLength(39))
+test("every kind of adapter is here", () => expect(cases.filter((name) => name.includes("/lora-"))).toHaveLength(57))
 
 describe.each(cases.filter((name) => name.includes("/lora-")))("%s", (folder) => {
   const expected = json(`${folder}/expected.json`) as Expected
