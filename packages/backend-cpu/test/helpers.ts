@@ -1,5 +1,5 @@
 /** What the tests of this package need to make operands and to compare: deterministic numbers and roundings written apart from the source's. */
-import type { DeviceBuffer, DType, TypedArray } from "@peftjs/core"
+import { type DeviceBuffer, type DType, hostArray, type TypedArray } from "@peftjs/core"
 import { expect } from "vitest"
 import type { CpuBackend } from "../src/index.ts"
 
@@ -66,13 +66,8 @@ export function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
 }
 
 export function upload(backend: CpuBackend, data: TypedArray | number[], dtype: DType = "f32"): DeviceBuffer {
-  const arrays = {
-    f32: Float32Array,
-    f16: Uint16Array,
-    bf16: Uint16Array,
-    i32: Int32Array,
-    u32: Uint32Array,
-    u8: Uint8Array,
-  }
-  return backend.upload(Array.isArray(data) ? arrays[dtype].from(data) : data, dtype)
+  if (!Array.isArray(data)) return backend.upload(data, dtype)
+  const values = hostArray(dtype, data.length)
+  values.set(data)
+  return backend.upload(values, dtype)
 }

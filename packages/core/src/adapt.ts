@@ -7,10 +7,10 @@ import type { Site } from "./model.ts"
 import { makeOverlays, type OverlayOptions } from "./overlays.ts"
 import type { Targets } from "./targets.ts"
 import { matchTargets, requireMatches } from "./targets.ts"
-import { isTensor, type Tensor } from "./tensor.ts"
+import type { Tensor } from "./tensor.ts"
 import type { Adapter, Model, SiteState } from "./view.ts"
 import { bindModel, weightAt } from "./view.ts"
-import { denseWeight, type Weight } from "./weight.ts"
+import { denseWeight, freeValues, type Weight } from "./weight.ts"
 
 export interface AdaptOptions extends Targets, OverlayOptions {
   /** Name of the adapter; "default" unless told otherwise. Several adapters on one model need different names. */
@@ -147,7 +147,7 @@ export function freeAdapter({ sites, shared, overlays, constants }: Adapter): vo
     for (const p of Object.values(params)) free(p.value)
     base?.free()
   }
-  for (const value of new Set(overlays.values())) isTensor(value) ? free(value) : value.free()
+  freeValues(new Set(overlays.values()))
   for (const t of [...Object.values(shared), ...constants.values()]) free(t)
   constants.clear()
 }

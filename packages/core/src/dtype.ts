@@ -16,6 +16,9 @@ const arrays = {
   u8: Uint8Array,
 } as const
 
+/** What safetensors files call the floating point types. */
+export const fileDtypes = { f32: "F32", f16: "F16", bf16: "BF16" } as const
+
 export const bytesPerElement: Readonly<Record<DType, number>> = { f32: 4, f16: 2, bf16: 2, i32: 4, u32: 4, u8: 1 }
 
 /** A zeroed host array of `length` elements of `dtype`. */

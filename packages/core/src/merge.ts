@@ -3,16 +3,17 @@
  * W' = (forward(I) - forward(0))ᵀ and the bias forward(0). Nothing of the base is changed: the result is another model.
  */
 import { fromFloat32, toFloat32 } from "@peftjs/safetensors"
+import { fileDtypes } from "./dtype.ts"
 import { engineOf, free, full, hold, noGrad, scope, tensor } from "./engine.ts"
 import { PeftError } from "./errors.ts"
 import { call, coordinate, input, scalar } from "./expr.ts"
 import type { ModelDefinition, Site } from "./model.ts"
 import { keyOf, normals } from "./random.ts"
-import { foldAdapters, type Layer } from "./run.ts"
+import { foldAdapters, type Layer, layerAt } from "./run.ts"
 import { concat, isTensor, map, type Tensor } from "./tensor.ts"
-import type { Adapter, Model } from "./view.ts"
+import type { Model } from "./view.ts"
 import { bindModel, parameterOf, vectorAt, weightAt } from "./view.ts"
-import { uploadDense, type Weight } from "./weight.ts"
+import { freeValues, uploadDense, type Weight } from "./weight.ts"
 
 /** Columns of the identity that are put through a layer at a time. */
 const probeRows = 256
@@ -38,7 +39,7 @@ export interface MergePlan {
   readonly changed: ReadonlySet<string>
 }
 
-export type MergedDType = "f32" | "bf16" | "f16"
+export type MergedDType = keyof typeof fileDtypes
 
 /**
  * Merges all enabled adapters. Merged weights are f32; a tied embedding or head that is changed alone gets a weight of its own, and
@@ -62,7 +63,7 @@ export async function merge(model: Model): Promise<MergeReport> {
       maxError = Math.max(maxError, error)
     }
   } catch (error) {
-    for (const value of made) isTensor(value) ? free(value) : value.free()
+    freeValues(made)
     throw error
   }
   const merged = bindModel(plan.definition, { adapters: [], overlays })
@@ -77,7 +78,7 @@ export function unmerge(merged: Model): Model {
   const origin = origins.get(merged)
   if (!origin)
     throw new PeftError("E_NOT_MERGED", "[core] this model is not the result of merge, or was unmerged before")
-  for (const value of origin.made) isTensor(value) ? free(value) : value.free()
+  freeValues(origin.made)
   origins.delete(merged)
   return origin.model
 }
@@ -130,7 +131,7 @@ export async function mergedValue(
   dtype: MergedDType = "f32",
 ): Promise<{ values: Float32Array; shape: readonly number[]; error: number }> {
   const rounded = (values: Float32Array): Float32Array => {
-    const stored = toFloat32(dtypeNames[dtype], fromFloat32(dtypeNames[dtype], values))
+    const stored = toFloat32(fileDtypes[dtype], fromFloat32(fileDtypes[dtype], values))
     if (stored.every(Number.isFinite)) return stored
     throw new PeftError(
       "E_MERGE_NOT_FINITE",
@@ -146,12 +147,10 @@ export async function mergedValue(
   }
   const owner = sites.map((p) => model.sites.get(p) as Site).find((s) => s.bias === path)
   const values = owner
-    ? await atZero(model, layerOf(model, owner))
+    ? await atZero(model, layerAt(model.definition, model.view, owner))
     : await compute(model, () => vectorAt(model.definition, model.view, path).mul(1))
   return { values: rounded(values), shape: [values.length], error: 0 }
 }
-
-const dtypeNames = { f32: "F32", bf16: "BF16", f16: "F16" } as const
 
 async function mergeMatrix(
   model: Model,
@@ -159,7 +158,7 @@ async function mergeMatrix(
   rounded: (values: Float32Array) => Float32Array,
 ): Promise<{ values: Float32Array; shape: readonly number[]; error: number }> {
   const site = model.sites.get(path) as Site
-  const layer = layerOf(model, site)
+  const layer = layerAt(model.definition, model.view, site)
   const { shape } = layer.base
   if (site.kind === "embedding") return { values: rounded(await probeIds(model, layer)), shape, error: 0 }
   const values = rounded(await probeIdentity(model, layer))
@@ -171,16 +170,6 @@ async function mergeMatrix(
     )
   }
   return { values, shape, error: await difference(model, layer, values, offset) }
-}
-
-function layerOf({ definition, view }: Model, site: Site): Layer {
-  const bias = site.bias === undefined ? undefined : vectorAt(definition, view, site.bias)
-  return { site, base: weightAt(definition, view, site), bias, firstRow: 0 }
-}
-
-function fold({ backend, view }: Model, layer: Layer, bottom: (x: Tensor) => Tensor, x: Tensor): Tensor {
-  const active = view.adapters.filter((a: Adapter) => a.enabled && a.sites.has(layer.site.path))
-  return foldAdapters(engineOf(backend), active, layer, {}, bottom, x)
 }
 
 /** Runs a computation and copies its result to the host. */
@@ -202,53 +191,49 @@ async function probeIdentity(model: Model, layer: Layer): Promise<Float32Array> 
   const { in: columns, out: rows } = layer.site
   const whole = new Float32Array(rows * columns)
   const unbiased: Layer = { ...layer, bias: undefined }
-  for (let start = 0; start < columns; start += probeRows) {
-    const n = Math.min(probeRows, columns - start)
-    const block = await compute(model, () => {
-      const probe = map(identity, [full(model.backend, [n, columns], 0)], { scalars: [start] })
-      const product = (x: Tensor): Tensor => (x === probe ? baseColumns(layer.base, start, n) : layer.base.matmul(x))
-      const zero = full(model.backend, [1, columns], 0)
-      return fold(model, unbiased, product, probe).sub(fold(model, unbiased, product, zero))
-    })
-    for (let i = 0; i < n; i++)
-      for (let r = 0; r < rows; r++) whole[r * columns + start + i] = block[i * rows + r] as number
+  const none = await atZero(model, unbiased)
+  // Widened once, however many blocks are read off.
+  const base = noGrad(engineOf(model.backend), () => layer.base.parts.map((part) => widened(model, layer.base, part)))
+  try {
+    for (let start = 0; start < columns; start += probeRows) {
+      const n = Math.min(probeRows, columns - start)
+      const block = await compute(model, () => {
+        const probe = map(identity, [full(model.backend, [n, columns], 0)], { scalars: [start] })
+        const read = (): Tensor =>
+          concat(
+            base.map((part) => part.slice(1, start, start + n).permute([1, 0])),
+            1,
+          )
+        return foldAdapters(model.view, unbiased, {}, probe, (x) => (x === probe ? read() : layer.base.matmul(x)))
+      })
+      for (let i = 0; i < n; i++)
+        for (let r = 0; r < rows; r++)
+          whole[r * columns + start + i] = (block[i * rows + r] as number) - (none[r] as number)
+    }
+    return whole
+  } finally {
+    for (const part of base) free(part)
   }
-  return whole
 }
 
-/** Columns start…start+n-1 of a weight, as rows [n, out]. */
-function baseColumns(base: Weight, start: number, n: number): Tensor {
-  const pieces = base.parts.map((part) =>
-    base
-      .rows(part)
-      .slice(1, start, start + n)
-      .permute([1, 0]),
-  )
-  return concat(pieces, 1)
+function widened(model: Model, weight: Weight, part: Weight["parts"][number]): Tensor {
+  return scope(engineOf(model.backend), () => hold(weight.rows(part)))
 }
 
 async function probeIds(model: Model, layer: Layer): Promise<Float32Array> {
   const [ids, width] = layer.base.shape
   const whole = new Float32Array(ids * width)
   for (let start = 0; start < ids; start += probeRows) {
-    const n = Math.min(probeRows, ids - start)
-    const some = Int32Array.from({ length: n }, (_, i) => start + i)
-    const bottom = (x: Tensor): Tensor => layer.base.rows(x)
-    whole.set(
-      await compute(model, () => fold(model, layer, bottom, tensor(model.backend, some, [n], "i32"))),
-      start * width,
-    )
+    const some = Int32Array.from({ length: Math.min(probeRows, ids - start) }, (_, i) => start + i)
+    const rows = (): Tensor => foldAdapters(model.view, layer, {}, tensor(model.backend, some, [some.length], "i32"))
+    whole.set(await compute(model, rows), start * width)
   }
   return whole
 }
 
 /** The layer's answer to zero: its bias once merged. */
 function atZero(model: Model, layer: Layer): Promise<Float32Array> {
-  return compute(model, () => fold(model, layer, affine(layer), full(model.backend, [1, layer.site.in], 0)))
-}
-
-function affine({ base, bias }: Layer): (x: Tensor) => Tensor {
-  return (x) => (bias ? base.matmul(x).add(bias) : base.matmul(x))
+  return compute(model, () => foldAdapters(model.view, layer, {}, full(model.backend, [1, layer.site.in], 0)))
 }
 
 async function difference(model: Model, layer: Layer, weight: Float32Array, offset: Float32Array): Promise<number> {
@@ -260,7 +245,7 @@ async function difference(model: Model, layer: Layer, weight: Float32Array, offs
     const apart = await compute(model, () => {
       const x = tensor(backend, values, [checkRows, columns])
       const after = merged.matmul(x).add(tensor(backend, offset, [out]))
-      return fold(model, layer, affine(layer), x).sub(after).abs().max()
+      return foldAdapters(model.view, layer, {}, x).sub(after).abs().max()
     })
     return apart[0] as number
   } finally {

@@ -34,45 +34,32 @@ export function makeRun(definition: ModelDefinition, view: View, options: RunOpt
   const { backend, sites } = definition
   const engine = engineOf(backend)
   const training = options.training ?? false
-  const vector = (path: string): Tensor => vectorAt(definition, view, path)
   const siteAt = (path: string): Site => {
     const site = sites.get(path)
     if (site) return site
     throw new PeftError("E_PARAM", `[core] the model has no layer ${path}`)
   }
-  const active = (path: string): Adapter[] => view.adapters.filter((a) => a.enabled && a.sites.has(path))
-  const fold = (layer: Layer, bottom: (x: Tensor) => Tensor, x: Tensor): Tensor =>
-    foldAdapters(engine, active(layer.site.path), layer, options, bottom, x)
-  const linear = (path: string, x: Tensor, firstRow = 0): Tensor => {
-    const site = siteAt(path)
-    const bias = site.bias === undefined ? undefined : vector(site.bias)
-    const base = weightAt(definition, view, site)
-    const product = (below: Tensor): Tensor => (bias ? base.matmul(below).add(bias) : base.matmul(below))
-    return fold({ site, base, bias, firstRow }, product, x)
-  }
+  const layer = (path: string, x: Tensor, firstRow = 0): Tensor =>
+    foldAdapters(view, layerAt(definition, view, siteAt(path), firstRow), options, x)
   const block = (body: () => Tensor): Tensor =>
     options.gradientCheckpointing ? checkpoint(engine, body) : scope(engine, body)
   return {
     backend,
     training,
-    tensor: vector,
-    linear: (path, x) => linear(path, x),
-    embedding(path, ids) {
-      const site = siteAt(path)
-      const base = weightAt(definition, view, site)
-      return fold({ site, base, bias: undefined, firstRow: 0 }, (x) => lookUp(base, x, site.paddingId), ids)
-    },
+    tensor: (path) => vectorAt(definition, view, path),
+    linear: (path, x) => layer(path, x),
+    embedding: (path, ids) => layer(path, ids),
     linearCrossEntropy(path, x, labels) {
       const site = siteAt(path)
       const weight = weightAt(definition, view, site)
-      if (active(path).length === 0 && site.bias === undefined && !weight.replaced)
+      if (activeAt(view, path).length === 0 && site.bias === undefined && !weight.replaced)
         return linearCrossEntropy(x, weight, labels)
       const n = x.shape[0] as number
       const step = Math.max(1, Math.min(rowChunk, Math.floor(backend.supports.maxBufferBytes / (4 * site.out))))
       const pieces: Tensor[] = []
       for (let at = 0; at < n; at += step) {
         const end = Math.min(n, at + step)
-        const logits = (): Tensor => linear(path, x.slice(0, at, end), at)
+        const logits = (): Tensor => layer(path, x.slice(0, at, end), at)
         pieces.push(checkpoint(engine, () => crossEntropy(logits(), labels.slice(0, at, end))))
       }
       return concat(pieces, 0)
@@ -81,19 +68,35 @@ export function makeRun(definition: ModelDefinition, view: View, options: RunOpt
   }
 }
 
-/** A layer with adapters over it: each one's `next` is everything below, `bottom` the layer itself. */
+function activeAt(view: View, path: string): Adapter[] {
+  return view.adapters.filter((a) => a.enabled && a.sites.has(path))
+}
+
+/** A site as a view has it. */
+export function layerAt(definition: ModelDefinition, view: View, site: Site, firstRow = 0): Layer {
+  const bias = site.bias === undefined ? undefined : vectorAt(definition, view, site.bias)
+  return { site, base: weightAt(definition, view, site), bias, firstRow }
+}
+
+/** A layer without adapters: the product with its bias, or rows by ids. */
+function bottomOf({ site, base, bias }: Layer): (x: Tensor) => Tensor {
+  if (site.kind === "embedding") return (ids) => lookUp(base, ids, site.paddingId)
+  return (x) => (bias ? base.matmul(x).add(bias) : base.matmul(x))
+}
+
+/** A layer with the view's enabled adapters over it: each one's `next` is everything below, `bottom` the layer itself. */
 export function foldAdapters(
-  engine: Engine,
-  adapters: readonly Adapter[],
+  view: View,
   layer: Layer,
   options: RunOptions,
-  bottom: (x: Tensor) => Tensor,
   x: Tensor,
+  bottom: (x: Tensor) => Tensor = bottomOf(layer),
 ): Tensor {
-  return scope(engine, () =>
-    adapters.reduce<(x: Tensor) => Tensor>((next, adapter) => {
-      const context = makeContext(engine, adapter, layer, options)
-      const values = valuesOf(adapter.sites.get(layer.site.path) as SiteState)
+  const { path } = layer.site
+  return scope(x.engine, () =>
+    activeAt(view, path).reduce<(x: Tensor) => Tensor>((next, adapter) => {
+      const context = makeContext(x.engine, adapter, layer, options)
+      const values = valuesOf(adapter.sites.get(path) as SiteState)
       return (below) => adapter.method.forward(below, next, values, context)
     }, bottom)(x),
   )

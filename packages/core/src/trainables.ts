@@ -1,10 +1,10 @@
 /** What training changes in a view, what a resumed run must find again, and full fine-tuning. */
-import { engineOf, free, hold, noGrad, scope } from "./engine.ts"
+import { engineOf, hold, noGrad, scope } from "./engine.ts"
 import { trainedOverlays } from "./overlays.ts"
 import { isTensor, type Tensor } from "./tensor.ts"
 import type { Model } from "./view.ts"
 import { bindModel } from "./view.ts"
-import { denseCopy, ownTensors, type Weight } from "./weight.ts"
+import { denseCopy, freeValues, ownTensors, type Weight } from "./weight.ts"
 
 /** A tensor that training changes. */
 export interface Trainable {
@@ -72,6 +72,6 @@ function trainableCopy(backend: Model["backend"], value: Tensor | Weight): Tenso
 
 /** The view without overlays, whose memory is given back. */
 export function detachOverlays(model: Model): Model {
-  for (const value of model.view.overlays.values()) isTensor(value) ? free(value) : value.free()
+  freeValues(model.view.overlays.values())
   return bindModel(model.definition, { ...model.view, overlays: new Map() })
 }

@@ -10,7 +10,7 @@ import { PeftError } from "./errors.ts"
 import { call, input, scalar } from "./expr.ts"
 import { apply } from "./op.ts"
 import { gatherOp, gatherPart } from "./ops/linear.ts"
-import { concat, map, type Tensor } from "./tensor.ts"
+import { concat, isTensor, map, type Tensor } from "./tensor.ts"
 import type { ReplacedRows } from "./weight-rows.ts"
 
 /** Rows start…end-1. */
@@ -110,6 +110,11 @@ export function denseCopy(backend: Backend, weight: Weight, keep: (part: Tensor)
 }
 
 const unlessPadding = call("select", call("eq", input(1), scalar(0)), input(2), input(0))
+
+/** Gives back the memory of parameters. */
+export function freeValues(values: Iterable<Tensor | Weight>): void {
+  for (const value of values) isTensor(value) ? free(value) : value.free()
+}
 
 /** Rows of a table by ids, through which no gradient reaches the padding's row, as in torch.nn.Embedding. */
 export function lookUp(weight: Weight, ids: Tensor, paddingId: number | undefined): Tensor {

@@ -3,7 +3,7 @@
  * so that the model never exists twice. Knows no particular architecture and no adapter.
  */
 import type { Backend, DType, Model, Tensor, Tokenizer, TypedArray, Weight } from "@peftjs/core"
-import { bindModel, free, isTensor, PeftError, tensor, uploadDense } from "@peftjs/core"
+import { bindModel, freeValues, PeftError, tensor, uploadDense } from "@peftjs/core"
 import {
   type Dtype,
   type FileSource,
@@ -105,7 +105,7 @@ async function upload(
     }
     return uploaded
   } catch (error) {
-    for (const value of uploaded.values()) isTensor(value) ? free(value) : value.free()
+    freeValues(uploaded.values())
     throw error
   }
 }

@@ -2,7 +2,7 @@
 import type { Dtype, FileSink, TensorArray } from "@peftjs/safetensors"
 import { writeSafetensors, writeText } from "@peftjs/safetensors"
 import { adapterOf } from "../adapt.ts"
-import { type DType, hostArray } from "../dtype.ts"
+import { type DType, fileDtypes, hostArray } from "../dtype.ts"
 import { PeftError } from "../errors.ts"
 import type { AdapterFormat, PeftConfig } from "../method.ts"
 import type { Site } from "../model.ts"
@@ -14,7 +14,7 @@ import { weightAt } from "../view.ts"
 import type { Weight } from "../weight.ts"
 import { configFile, formatConfig, keyPrefix, newConfig, savedWithBase, sharedPrefix, weightsFile } from "./config.ts"
 
-const dtypeNames: Readonly<Partial<Record<DType, Dtype>>> = { f32: "F32", f16: "F16", bf16: "BF16" }
+const dtypeNames: Readonly<Partial<Record<DType, Dtype>>> = fileDtypes
 
 interface Lazy {
   readonly dtype: Dtype
