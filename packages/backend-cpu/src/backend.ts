@@ -79,7 +79,7 @@ export function createBackend(gemm: Gemm, info: CpuInfo, maxBufferBytes: number 
   }
 }
 
-function fused(memory: Memory, gemm: Gemm): FusedKernels & InPlaceKernels {
+function fused(memory: Memory, gemm: Gemm): Partial<FusedKernels> & InPlaceKernels {
   return {
     softmax: createSoftmax(memory),
     rmsNorm: createRmsNorm(memory),

@@ -26,6 +26,11 @@ export interface Backend {
   readonly name: string
   readonly specVersion: 1
   readonly supports: Supports
+  /**
+   * Resolves when the device is gone, to the error that every later upload, kernel, read and flush throws (E_DEVICE_LOST), pending reads
+   * included. `free` still works. Absent on a device that cannot be lost.
+   */
+  readonly lost?: Promise<Error>
   /** Copies host memory to a new buffer. Throws E_UNSUPPORTED (dtype), E_BUFFER_SIZE. */
   upload(data: TypedArray, dtype: DType): DeviceBuffer
   /** Gives the memory back. The buffer must not be used afterwards. */
@@ -103,6 +108,32 @@ export interface FusedKernels {
   softmax(x: DeviceBuffer, rows: number, n: number): DeviceBuffer
   /** y = x · rsqrt(mean(x²) + eps) · weight; x [rows, n], weight [n]. */
   rmsNorm(x: DeviceBuffer, weight: DeviceBuffer, dims: { rows: number; n: number; eps: number }): DeviceBuffer
+  /** log Σ exp along the last axis of [rows, n] → [rows]; -Infinity for a row that is empty or holds nothing else. */
+  logSumExp(x: DeviceBuffer, rows: number, n: number): DeviceBuffer
+  /**
+   * Rotary positions in the half-split layout: x [outer, tokens, heads, dim], cos and sin [rows, tokens, dim/2] where rows is outer or 1.
+   * First half: x1·cos - x2·sin; second: x2·cos + x1·sin.
+   */
+  rope(
+    x: DeviceBuffer,
+    cos: DeviceBuffer,
+    sin: DeviceBuffer,
+    dims: { outer: number; rows: number; tokens: number; heads: number; dim: number },
+  ): DeviceBuffer
+  /** y = (x - mean) · rsqrt(variance + eps) · weight + bias; x [rows, n], weight and bias [n]. */
+  layerNorm(
+    x: DeviceBuffer,
+    weight: DeviceBuffer,
+    bias: DeviceBuffer,
+    dims: { rows: number; n: number; eps: number },
+  ): DeviceBuffer
+  /** Gradient of layerNorm with respect to x. */
+  layerNormBackward(
+    x: DeviceBuffer,
+    weight: DeviceBuffer,
+    dy: DeviceBuffer,
+    dims: { rows: number; n: number; eps: number },
+  ): DeviceBuffer
   /** Gradient of rmsNorm with respect to x. */
   rmsNormBackward(
     x: DeviceBuffer,

@@ -67,7 +67,7 @@ function requiredKernels(make: Make): RequiredKernels {
   }
 }
 
-function optionalKernels(make: Make): FusedKernels & InPlaceKernels {
+function optionalKernels(make: Make): Partial<FusedKernels> & InPlaceKernels {
   const like = ({ length }: DeviceBuffer): DeviceBuffer => make("f32", length)
   return {
     softmax: like,
