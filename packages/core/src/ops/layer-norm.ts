@@ -1,6 +1,5 @@
-/**
- * Layer normalisation (Ba et al. 2016). No backend has a fused kernel for it: forward and gradient are maps and means over the last axis.
- */
+/** Layer normalisation (Ba et al. 2016): a backend's fused kernels, or maps and means over the last axis. */
+import { bufferOf, wrap } from "../engine.ts"
 import { call, input, scalar } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
@@ -17,33 +16,51 @@ const back = call(
   call("sub", call("sub", call("mul", input(1), input(2)), input(3)), call("mul", input(4), input(5))),
 )
 
+const rowMeans = (values: Tensor): Tensor => values.mean(-1, { keepdims: true })
+
 /** Mean and 1/√(variance + eps) of each row. */
 function moments(x: Tensor, eps: number): readonly [Tensor, Tensor] {
-  const mean = x.mean(-1, { keepdims: true })
-  const variance = map(centred, [x, mean]).square().mean(-1, { keepdims: true })
+  const mean = rowMeans(x)
+  const variance = rowMeans(map(centred, [x, mean]).square())
   return [mean, map(inverseRoot, [variance], { scalars: [eps] })]
 }
 
+function normalised(x: Tensor, eps: number): Tensor {
+  return map(normal, [x, ...moments(x, eps)])
+}
+
 const layerNormOp: Op<{ eps: number }> = {
-  forward([x, weight, bias], { eps }) {
-    const t = x as Tensor
-    return map(affine, [t, ...moments(t, eps), weight as Tensor, bias as Tensor])
+  forward([x, w, b], { eps }) {
+    const [t, weight, bias] = [x as Tensor, w as Tensor, b as Tensor]
+    const { engine } = t
+    const fused = engine.backend.kernels.layerNorm
+    const n = weight.size
+    if (fused)
+      return wrap(engine, fused(bufferOf(t), bufferOf(weight), bufferOf(bias), { rows: t.size / n, n, eps }), t.shape)
+    return map(affine, [t, ...moments(t, eps), weight, bias])
   },
-  saves: () => [0, 1],
-  gradient({ dy, inputs: [x, weight], args: { eps }, needs: [needX, needWeight, needBias] }) {
-    const [t, w] = [x as Tensor, weight as Tensor]
-    const perColumn = (values: Tensor): Tensor => values.reshape([-1, w.size]).sum(0)
-    if (!needX && !needWeight) return [undefined, undefined, perColumn(dy)]
-    const [mean, rstd] = moments(t, eps)
-    const xhat = map(normal, [t, mean, rstd])
-    const scaled = dy.mul(w)
-    const means = (values: Tensor): Tensor => values.mean(-1, { keepdims: true })
+  saves: ([needX, needWeight]) => (needX || needWeight ? [0, 1] : [1]),
+  gradient({ dy, inputs: [x, w], args: { eps }, needs: [needX, needWeight, needBias] }) {
+    const [t, weight] = [x as Tensor, w as Tensor]
+    const perColumn = (values: Tensor): Tensor => values.reshape([-1, weight.size]).sum(0)
     return [
-      needX ? map(back, [rstd, dy, w, means(scaled), xhat, means(scaled.mul(xhat))]) : undefined,
-      needWeight ? perColumn(dy.mul(xhat)) : undefined,
+      needX ? layerNormGradient(t, weight, dy, eps) : undefined,
+      needWeight ? perColumn(dy.mul(normalised(t, eps))) : undefined,
       needBias ? perColumn(dy) : undefined,
     ]
   },
+}
+
+function layerNormGradient(x: Tensor, weight: Tensor, dy: Tensor, eps: number): Tensor {
+  const { engine } = x
+  const n = weight.size
+  const fused = engine.backend.kernels.layerNormBackward
+  if (fused)
+    return wrap(engine, fused(bufferOf(x), bufferOf(weight), bufferOf(dy), { rows: x.size / n, n, eps }), x.shape)
+  const [mean, rstd] = moments(x, eps)
+  const xhat = map(normal, [x, mean, rstd])
+  const scaled = dy.mul(weight)
+  return map(back, [rstd, dy, weight, rowMeans(scaled), xhat, rowMeans(scaled.mul(xhat))])
 }
 
 /** (x - mean) · rsqrt(variance + eps) · weight + bias over the last axis; weight and bias are [n]. Throws E_SHAPE. */

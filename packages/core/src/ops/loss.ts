@@ -1,5 +1,5 @@
 /** Cross-entropy, whole or over pieces of the vocabulary so that the logits never exist at once. */
-import { full, scope } from "../engine.ts"
+import { bufferOf, full, scope, wrap } from "../engine.ts"
 import { call, constant, coordinate, input } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
@@ -13,7 +13,12 @@ const labelLogit = call("select", isLabel, input(0), constant(0))
 // (exp(logit - logsumexp) - [label]) · dy
 const lossBack = call("mul", input(3), call("sub", call("exp", call("sub", input(0), input(2))), isLabel))
 
+/** log Σ exp of each row: [n, vocab] → [n, 1]. */
 function logSumExp(logits: Tensor): Tensor {
+  const { engine } = logits
+  const [n, vocab] = logits.shape as [number, number]
+  const fused = engine.backend.kernels.logSumExp
+  if (fused) return wrap(engine, fused(bufferOf(logits), n, vocab), [n, 1])
   const top = logits.max(1, { keepdims: true })
   return map(expOfDifference, [logits, top]).sum(1, { keepdims: true }).log().add(top)
 }
@@ -56,31 +61,23 @@ function piecesOf(weight: Weight, rows: number): { part: number; pieces: Piece[]
   })
 }
 
-// The running maximum and sum of exponentials (Milakov & Gimelshein 2018, "Online normalizer calculation for softmax").
-const rescaled = call("add", call("mul", input(0), call("exp", call("sub", input(1), input(2)))), input(3))
+// log(exp(a) + exp(b)) (as in Milakov & Gimelshein 2018, "Online normalizer calculation for softmax"); the larger one is finite.
 const larger = call("max", input(0), input(1))
+const smaller = call("min", input(0), input(1))
+const logAddExp = call("add", larger, call("log", call("add", constant(1), call("exp", call("sub", smaller, larger)))))
 
 const linearCrossEntropyOp: Op<{ weight: Weight; vocabChunk: number }> = {
   forward([x, labels], { weight, vocabChunk }) {
     const t = x as Tensor
     const n = t.shape[0] as number
-    let top = full(t.engine.backend, [n, 1], Number.NEGATIVE_INFINITY)
-    let sum = full(t.engine.backend, [n, 1], 0)
+    let lse = full(t.engine.backend, [n, 1], Number.NEGATIVE_INFINITY)
     for (const { pieces } of piecesOf(weight, vocabChunk)) {
       for (const piece of pieces) {
-        const [above, total] = [top, sum]
+        const before = lse
         // A scope each: the logits of one piece are gone before the next one's are made.
-        const next = scope(t.engine, () => {
-          const logits = t.matmul(weight.rows(piece).T)
-          const highest = map(larger, [above, logits.max(1, { keepdims: true })])
-          const here = map(expOfDifference, [logits, highest]).sum(1, { keepdims: true })
-          return { top: highest, sum: map(rescaled, [total, above, highest, here]) }
-        })
-        top = next.top
-        sum = next.sum
+        lse = scope(t.engine, () => map(logAddExp, [before, logSumExp(t.matmul(weight.rows(piece).T))]))
       }
     }
-    const lse = sum.log().add(top)
     const picked = weight
       .rows(labels as Tensor)
       .mul(t)

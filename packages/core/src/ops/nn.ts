@@ -2,7 +2,7 @@
  * Operations of networks. Each runs a backend's fused kernel where there is one and its decomposition where there is not;
  * the gradient is the same for both.
  */
-import type { AttentionDims, DeviceBuffer } from "../backend.ts"
+import type { AttentionDims, DeviceBuffer, FusedKernels } from "../backend.ts"
 import type { Shape } from "../dtype.ts"
 import type { Engine } from "../engine.ts"
 import { bufferOf, wrap } from "../engine.ts"
@@ -101,6 +101,10 @@ const turnBack = call("add", call("mul", input(1), input(2)), call("mul", input(
 const ropeOp: Op<null> = {
   forward([x, cos, sin]) {
     const [t, c, s] = [x as Tensor, cos as Tensor, sin as Tensor]
+    const { engine } = t
+    const fused = engine.backend.kernels.rope
+    const dims = fused && fusedRope(t, c, s)
+    if (fused && dims) return wrap(engine, fused(bufferOf(t), bufferOf(c), bufferOf(s), dims), t.shape)
     const half = (t.shape.at(-1) as number) / 2
     const [first, second] = [t.slice(-1, 0, half), t.slice(-1, half, 2 * half)]
     return concat([map(turn, [first, second, c, s]), map(turnBack, [first, second, c, s])], -1)
@@ -111,6 +115,18 @@ const ropeOp: Op<null> = {
     undefined,
     undefined,
   ],
+}
+
+type RopeDims = Parameters<NonNullable<FusedKernels["rope"]>>[3]
+
+/** The sizes for a backend's kernel; undefined for shapes that are not a model's [outer, tokens, heads, dim] with angles per token. */
+function fusedRope(x: Tensor, cos: Tensor, sin: Tensor): RopeDims | undefined {
+  const [outer, tokens, heads, dim] = x.shape
+  const [rows, ...angles] = cos.shape
+  if (outer === undefined || tokens === undefined || heads === undefined || dim === undefined) return undefined
+  if (x.shape.length !== 4 || (rows !== outer && rows !== 1) || !sameShape(angles, [tokens, 1, dim / 2]))
+    return undefined
+  return sameShape(sin.shape, cos.shape) ? { outer, rows, tokens, heads, dim } : undefined
 }
 
 /**
