@@ -4,11 +4,12 @@
  */
 /// <reference types="@webgpu/types" />
 import type { DeviceBuffer, DType } from "@peftjs/core"
+import type { Memory } from "./memory.ts"
 
-/** A DeviceBuffer of this backend; the memory is 4-byte words, the last one padded. */
+/** A DeviceBuffer of this backend. Its memory is a multiple of 16 bytes, so that any ElementType sees all elements; the rest is unspecified. */
 export interface GpuBuffer extends DeviceBuffer {
   /** Undefined once freed. */
-  memory: GPUBuffer | undefined
+  memory: Memory | undefined
 }
 
 /** How a shader sees a buffer's words. */
@@ -64,11 +65,13 @@ export interface Gpu {
     readonly software: boolean
   }
   readonly maxBufferBytes: number
+  /** Inputs and outputs that a program may have together; at least 8. */
+  readonly maxBindings: number
   /** The program of that key, built at the first call. */
   program(key: string, build: () => Omit<Program, "key">): Program
   /** A buffer with unspecified contents. Throws E_BUFFER_SIZE. */
   alloc(dtype: DType, length: number): GpuBuffer
-  /** Enqueues a program that writes new buffers. With an output of no element nothing is run. */
+  /** Enqueues a program that writes new buffers, none of them an input. With no output that has an element nothing is run. */
   run(program: Program, options: RunOptions & { readonly outputs: readonly GpuBuffer[] }): void
   /** Enqueues a program that changes buffers in place. */
   update(program: Program, options: RunOptions & { readonly targets: readonly DeviceBuffer[] }): void

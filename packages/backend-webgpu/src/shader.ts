@@ -1,7 +1,7 @@
 /** The text of a program: declarations around its body. Knows WGSL's form, not what any kernel computes. */
 import type { Binding, Program } from "./gpu.ts"
 
-/** WGSL of a program. Bindings are numbered inputs first, then outputs, then the uniform block. */
+/** WGSL of a program. Bindings are numbered inputs first, then outputs; the uniform block is a group of its own, bound at an offset. */
 export function shaderOf(program: Program): string {
   const { inputs, outputs, params, workgroupSize, helpers = "", body, needs = [] } = program
   const subgroups = needs.includes("subgroups")
@@ -15,7 +15,7 @@ export function shaderOf(program: Program): string {
     ...outputs.map(declare("read_write", inputs.length)),
     // Never empty: every program has the number of workgroups in a row of the dispatch.
     `struct Params { ${[...params.map((p) => `${p.name}: ${p.type}`), "groups_per_row: u32"].join(", ")} }`,
-    `@group(0) @binding(${inputs.length + outputs.length}) var<uniform> p: Params;`,
+    "@group(1) @binding(0) var<uniform> p: Params;",
     helpers,
     `@compute @workgroup_size(${x}, ${y})`,
     `fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u, @builtin(local_invocation_index) lane: u32${
