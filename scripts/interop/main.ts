@@ -5,8 +5,12 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import useSoftwareVulkan from "../../tests/vulkan.ts"
 import { adapterConfigs } from "./checks/adapter-configs.ts"
 import { adapterFiles } from "./checks/adapter-files.ts"
+import { backendsResume } from "./checks/backends-resume.ts"
+import { browserAdapter } from "./checks/browser-adapter.ts"
+import { deviceLoss } from "./checks/device-loss.ts"
 import { killResume } from "./checks/kill-resume.ts"
 import { merged } from "./checks/merged.ts"
 import { newAdapters } from "./checks/new-adapters.ts"
@@ -17,6 +21,7 @@ import { recordedTraining } from "./checks/recorded-training.ts"
 import { roundTrip } from "./checks/round-trip.ts"
 import { safetensorsCorpus } from "./checks/safetensors-corpus.ts"
 import { tokens } from "./checks/tokens.ts"
+import { webgpuRealModel } from "./checks/webgpu-real-model.ts"
 import { type Context, runPeft, runPython, writeJson } from "./programs.ts"
 import { setUp } from "./setup.ts"
 
@@ -30,7 +35,11 @@ const checks: Record<string, (context: Context) => Promise<void>> = {
   "adapter-files": adapterFiles,
   "round-trip": roundTrip,
   "new-adapters": newAdapters,
+  "browser-adapter": browserAdapter,
   "kill-resume": killResume,
+  "backends-resume": backendsResume,
+  "device-loss": deviceLoss,
+  "webgpu-real-model": webgpuRealModel,
   "peft-trained": peftTrained,
   merged,
   "real-run": realRun,
@@ -44,6 +53,7 @@ async function main(names: string[]): Promise<number> {
   const unknown = names.filter((name) => !(name in checks))
   if (unknown.length > 0)
     throw new Error(`no check named ${unknown.join(", ")}; there are ${Object.keys(checks).join(", ")}`)
+  await useSoftwareVulkan()
   const oracle = await setUp()
   const work = mkdtempSync(join(tmpdir(), "peftjs-interop-"))
   const count = { passed: 0, failed: 0 }

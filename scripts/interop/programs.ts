@@ -30,6 +30,12 @@ export function startPeft(args: string[], blas: string): ChildProcess {
   return spawn(process.execPath, [join(repository, "packages/cli/bin/peft.js"), ...args], { env })
 }
 
+/** Starts a TypeScript program of this folder. */
+export function runScript(script: string, args: string[]): ChildProcess {
+  const loader = import.meta.resolve("tsx")
+  return spawn(process.execPath, ["--import", loader, join(here, script), ...args])
+}
+
 /** Waits for the end of a program and collects what it printed. */
 export function finish(child: ChildProcess): Promise<Finished> {
   let stdout = ""

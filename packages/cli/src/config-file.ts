@@ -16,9 +16,14 @@ const rivals: Readonly<Record<string, string>> = {
   "init-config": "model",
 }
 
+/** Options that may be given several times: a list gives each of its items, where others take them joined by commas. */
+const repeatable = ["method-option", "lr-scheduler-option", "stop"]
+/** Those of them that are name=value, and may be a table. */
+const named = ["method-option", "lr-scheduler-option"]
+
 /**
  * The arguments with those of the file that `--config` names in front, after the command's name.
- * Keys are option names as kebab-case, camelCase or snake_case; lists are joined by commas, `method-option` may be a table.
+ * Keys are option names as kebab-case, camelCase or snake_case; `method-option` and `lr-scheduler-option` may be tables.
  * Throws E_FILE_NOT_FOUND, E_YAML naming the line, E_CONFIG_FILE for what is no table of options.
  */
 export async function withConfigFile(args: readonly string[]): Promise<string[]> {
@@ -61,13 +66,13 @@ function argumentsOf(name: string, value: unknown, file: string): string[] {
   // `shuffle: false` is --no-shuffle; `json: false` is what there is without --json.
   if (value === false) return name === "shuffle" ? ["--no-shuffle"] : []
   if (Array.isArray(value)) {
-    if (name === "method-option") return value.flatMap((item) => [`--${name}`, String(item)])
-    if (value.every((item) => typeof item === "string" || typeof item === "number"))
-      return [`--${name}`, value.join(",")]
+    if (value.every((item) => typeof item === "string" || typeof item === "number")) {
+      if (!repeatable.includes(name)) return [`--${name}`, value.join(",")]
+      return value.flatMap((item) => [`--${name}`, String(item)])
+    }
   } else if (typeof value === "object") {
     const entries = Object.entries(value as object)
-    if (name === "method-option")
-      return entries.flatMap(([key, item]) => [`--${name}`, `${key}=${JSON.stringify(item)}`])
+    if (named.includes(name)) return entries.flatMap(([key, item]) => [`--${name}`, `${key}=${JSON.stringify(item)}`])
   } else return [`--${name}`, String(value)]
   throw new PeftError("E_CONFIG_FILE", `[cli] ${file}: "${name}" cannot be ${JSON.stringify(value)}; give one value`)
 }

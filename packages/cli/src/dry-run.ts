@@ -36,7 +36,7 @@ export interface DryRun {
 export async function dryRun(flags: TrainFlags, warn: (text: string) => void): Promise<DryRun> {
   const options = trainingOptions(flags)
   const data = flags.data === undefined ? undefined : await jsonlFile(flags.data)
-  const real = await makeBackend(flags.backend)
+  const real = await makeBackend(flags)
   const taken = process.memoryUsage.rss()
   const backend = shapeBackend(real)
   const base = await baseModel(await baseSource(flags, "model"), { backend, seed: flags.seed, through: headersOnly })

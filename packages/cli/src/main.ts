@@ -13,6 +13,7 @@ const commands: Readonly<Record<string, () => Promise<(program: Command) => void
   merge: async () => (await import("./commands/merge.ts")).addMerge,
   inspect: async () => (await import("./commands/inspect.ts")).addInspect,
   bench: async () => (await import("./commands/bench.ts")).addBench,
+  doctor: async () => (await import("./commands/doctor.ts")).addDoctor,
 }
 
 async function makeProgram(wanted: string | undefined): Promise<Command> {

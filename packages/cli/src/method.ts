@@ -2,6 +2,7 @@
  * A method by its name, with its options as text: the one place where a name becomes a value.
  * Nothing is installed, and nothing is imported because a checkpoint named it. Must not know any method but the one that comes along.
  */
+import { readFileSync, statSync } from "node:fs"
 import { createRequire } from "node:module"
 import { basename, extname, join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -14,7 +15,7 @@ type Factory = MethodFactory<Record<string, unknown>>
 export const bundled: readonly MethodFactory<object>[] = [lora]
 
 /**
- * The factory of a method: a path if the name begins with "." or "/", else @peftjs/NAME, else the npm package NAME.
+ * The factory of a method: a file, or a package's folder, if the name begins with "." or "/", else @peftjs/NAME, else the npm package NAME.
  * Throws E_METHOD when there is none, when it fails to load, or when it exports no factory.
  */
 export async function methodFactory(name: string): Promise<Factory> {
@@ -25,7 +26,7 @@ export async function methodFactory(name: string): Promise<Factory> {
       `[cli] --method ${JSON.stringify(name)} is neither a name nor a path beginning with ./`,
     )
   }
-  const tried = path ? [resolve(name)] : [`@peftjs/${name}`, name].filter((n) => !n.startsWith("@peftjs/@"))
+  const tried = path ? [entryOf(resolve(name))] : [`@peftjs/${name}`, name].filter((n) => !n.startsWith("@peftjs/@"))
   for (const specifier of tried) {
     const found = await load(specifier)
     if (found) return factoryIn(found, basename(name, extname(name)), specifier)
@@ -34,6 +35,32 @@ export async function methodFactory(name: string): Promise<Factory> {
     ? "is there such a file?"
     : `install a package of that name, give a path beginning with ./, or use lora or full`
   throw new PeftError("E_METHOD", `[cli] no method ${JSON.stringify(name)}: tried ${tried.join(" and ")}; ${hint}`)
+}
+
+/** The file that stands for a folder: what its package.json exports, as Node picks it for an import, or index.js. A file stands for itself. */
+function entryOf(path: string): string {
+  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return path
+  const manifest = join(path, "package.json")
+  if (!statSync(manifest, { throwIfNoEntry: false })) return join(path, "index.js")
+  try {
+    const { exports, main } = JSON.parse(readFileSync(manifest, "utf8")) as Manifest
+    return join(path, exported(exports) ?? main ?? "index.js")
+  } catch (cause) {
+    throw new PeftError("E_METHOD", `[cli] ${manifest} cannot be read: ${(cause as Error).message}`, { cause })
+  }
+}
+
+type Exports = string | null | undefined | { readonly [key: string]: Exports }
+interface Manifest {
+  readonly exports?: Exports
+  readonly main?: string
+}
+
+function exported(exports: Exports): string | undefined {
+  if (typeof exports !== "object" || exports === null) return exports ?? undefined
+  if ("." in exports) return exported(exports["."])
+  const condition = Object.keys(exports).find((key) => ["node", "import", "default"].includes(key))
+  return condition === undefined ? undefined : exported(exports[condition])
 }
 
 type Module = Readonly<Record<string, unknown>>

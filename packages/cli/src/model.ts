@@ -3,16 +3,15 @@ import type { Model } from "@peftjs/core"
 import { loadAdapter } from "@peftjs/core/node"
 import { loadCausalLM } from "@peftjs/models/node"
 import { type Command, Option } from "commander"
-import { type BackendName, makeBackend } from "./backend.ts"
+import { type BackendFlags, makeBackend } from "./backend.ts"
 import { locate } from "./hub/locate.ts"
 import { bundled, methodFactory } from "./method.ts"
 import { commonOptions, required } from "./options.ts"
 
-export interface ModelFlags {
+export interface ModelFlags extends BackendFlags {
   readonly model?: string
   readonly adapter?: string
   readonly method?: string
-  readonly backend: BackendName
   readonly json?: boolean
 }
 
@@ -29,7 +28,7 @@ export function modelOptions(command: Command): Command {
 export async function loadModel(flags: ModelFlags): Promise<Model> {
   const { folder, name } = await locate(required(flags.model, "--model"), "model")
   const adapter = flags.adapter === undefined ? undefined : await locate(flags.adapter, "adapter")
-  const model = await loadCausalLM(folder, { backend: await makeBackend(flags.backend), name })
+  const model = await loadCausalLM(folder, { backend: await makeBackend(flags), name })
   if (adapter === undefined) return model
   const methods = flags.method === undefined ? bundled : [await methodFactory(flags.method), ...bundled]
   const { model: adapted, report } = await loadAdapter(model, adapter.folder, { methods })

@@ -1,6 +1,7 @@
 /** How single options are read from text. Must not know which command has which. */
 import { PeftError } from "@peftjs/core"
 import { type Command, Option } from "commander"
+import { backendNames } from "./backend.ts"
 
 interface Bounds {
   readonly min?: number
@@ -53,10 +54,34 @@ function jsonOrText(text: string): unknown {
   }
 }
 
-/** What every command takes. */
+/** An option that is a number of bytes: 16777216, 16MiB, 2GB. */
+export function bytes(flags: string, description: string): Option {
+  const option = new Option(flags, description)
+  return option.argParser((text) => {
+    const [, number, prefix = " ", binary] = /^(\d+(?:\.\d+)?) ?(?:([KMG])(i?))?B?$/.exec(text.trim()) ?? []
+    const value = Math.floor(Number(number) * (binary ? 1024 : 1000) ** " KMG".indexOf(prefix))
+    if (value >= 1) return value
+    throw new PeftError(
+      "E_OPTION",
+      `[cli] ${option.long} must be a number of bytes such as 16777216, 16MiB or 2GB, not ${JSON.stringify(text)}`,
+    )
+  })
+}
+
+/** What every command that computes takes. */
 export function commonOptions(command: Command): Command {
   return command
-    .addOption(new Option("--backend <name>", "where it runs").choices(["cpu"]).default("cpu"))
+    .addOption(
+      new Option("--backend <name>", "where it runs; auto: on the GPU if it works")
+        .choices(backendNames)
+        .default("cpu"),
+    )
+    .addOption(
+      bytes(
+        "--max-buffer-bytes <n>",
+        "largest buffer, where it shall be smaller than the device's own limit: 16MiB",
+      ).env("PEFT_MAX_BUFFER"),
+    )
     .option("--json", "print one JSON object on stdout and nothing else")
     .option("--debug", "show the stack of an error (also PEFT_DEBUG=1)")
 }

@@ -25,6 +25,8 @@ export interface Summary {
   readonly adapter?: string
   readonly model?: string
   readonly peak_rss_mb: number
+  /** What computed it. */
+  readonly kernels: string
   readonly interrupted: boolean
 }
 
@@ -34,12 +36,13 @@ export interface Finished {
   readonly from: number
   readonly seconds: number
   readonly sizes: Sizes
+  readonly kernels: string
   /** Path of metrics.jsonl. */
   readonly metrics: string
   readonly saved: { readonly adapter?: string; readonly model?: string }
 }
 
-export async function summarise({ result, from, seconds, sizes, metrics, saved }: Finished): Promise<Summary> {
+export async function summarise({ result, from, seconds, sizes, kernels, metrics, saved }: Finished): Promise<Summary> {
   const text = await readFile(metrics, "utf8").catch(() => "")
   const steps = text
     .split("\n")
@@ -60,6 +63,7 @@ export async function summarise({ result, from, seconds, sizes, metrics, saved }
     tokens_per_s: seconds > 0 ? tokens / seconds : 0,
     ...saved,
     peak_rss_mb: peakRssMb(),
+    kernels,
     interrupted: result.interrupted,
   }
 }

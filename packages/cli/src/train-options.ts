@@ -12,12 +12,12 @@ import {
 } from "@peftjs/train"
 import { type Command, Option } from "commander"
 import { adapterOptions } from "./adapter-options.ts"
-import type { BackendName } from "./backend.ts"
+import type { BackendFlags } from "./backend.ts"
 import { commonOptions, numeric, pairs, repeated, whole } from "./options.ts"
 import { type MethodFlags, methodDefaults } from "./trainable.ts"
 
 /** As typed. */
-export interface TrainFlags extends Omit<MethodFlags, "method"> {
+export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags {
   readonly method?: string
   readonly model?: string
   readonly initConfig?: string
@@ -49,7 +49,6 @@ export interface TrainFlags extends Omit<MethodFlags, "method"> {
   readonly gradientCheckpointing?: boolean
   readonly shuffle: boolean
   readonly saveSteps: number
-  readonly backend: BackendName
   readonly json?: boolean
 }
 

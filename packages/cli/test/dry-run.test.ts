@@ -106,7 +106,7 @@ it("a run begins with the estimate", async () => {
 
 describe("the estimate", () => {
   const estimate = async (method: string, more: { gradientCheckpointing?: boolean; batchSize?: number } = {}) => {
-    const backend = shapeBackend(await makeBackend("cpu"))
+    const backend = shapeBackend(await makeBackend({ backend: "cpu" }))
     const base = await loadCausalLM(headersOnly(nodeFiles(work.model)), { backend })
     const options = { batchSize: 2, gradientAccumulationSteps: 1, maxLength: 64, ...more }
     return estimateMemory({
@@ -134,7 +134,7 @@ describe("the estimate", () => {
   })
 
   it("asks for the same buffers as the backend it stands for", async () => {
-    const real = await makeBackend("cpu")
+    const real = await makeBackend({ backend: "cpu" })
     const counted = { live: 0, peak: 0 }
     const count = (buffer: DeviceBuffer): DeviceBuffer => {
       counted.live += buffer.length * bytesPerElement[buffer.dtype]

@@ -1,6 +1,10 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { lora } from "@peftjs/lora"
 import { describe, expect, it } from "vitest"
 import { adaptOptions, parseTargets } from "../src/adapter-options.ts"
+import { withConfigFile } from "../src/config-file.ts"
 import { makeMethod, methodFactory } from "../src/method.ts"
 import { pairs } from "../src/options.ts"
 import { duration, makeProgress } from "../src/progress.ts"
@@ -47,6 +51,31 @@ describe("adaptOptions", () => {
     [{ trainableTokenIndices: "{embed_tokens:[5]}" }],
     [{ trainableTokenIndices: '{"embed_tokens":["x"]}' }],
   ])("refuses %j", (flags) => expect(() => adaptOptions(flags)).toThrow("E_OPTION"))
+})
+
+describe("a configuration file", () => {
+  const argumentsOf = async (yaml: string): Promise<string[]> => {
+    const folder = mkdtempSync(join(tmpdir(), "peft-config-"))
+    try {
+      writeFileSync(join(folder, "c.yaml"), yaml)
+      return (await withConfigFile(["train", "--config", join(folder, "c.yaml")])).slice(1, -2)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  }
+
+  it.each([
+    ["r: 4\nshuffle: false\njson: false\nbias:", ["--r", "4", "--no-shuffle"]],
+    ["targetModules: [q_proj, v_proj]", ["--target-modules", "q_proj,v_proj"]],
+    ["stop: [a, 'b,c']", ["--stop", "a", "--stop", "b,c"]],
+    ["method_option: [a=1, b=x]", ["--method-option", "a=1", "--method-option", "b=x"]],
+    ["method-option: {a: 1, b: [2]}", ["--method-option", "a=1", "--method-option", "b=[2]"]],
+    ["lr-scheduler-option: {power: 2}", ["--lr-scheduler-option", "power=2"]],
+  ])("%j", async (yaml, expected) => expect(await argumentsOf(yaml)).toEqual(expected))
+
+  it.each(["stop: {a: 1}", "stop: [[a]]", "r: {a: 1}", "- r"])("refuses %j", (yaml) =>
+    expect(argumentsOf(yaml)).rejects.toThrow("E_CONFIG_FILE"),
+  )
 })
 
 describe("methods by name", () => {

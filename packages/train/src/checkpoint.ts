@@ -4,7 +4,7 @@
  * step, so nothing else changes. A folder step-N is written whole before `latest.json` names it: whenever the process dies,
  * `latest.json` names a complete checkpoint. Must not know how files are stored, or methods.
  */
-import type { Tensor, Trainable } from "@peftjs/core"
+import type { Shape, Tensor, Trainable, TypedArray } from "@peftjs/core"
 import { assign, noGrad, PeftError, scope, tensor } from "@peftjs/core"
 import type { FileSink, FileSource, LazyTensorInput } from "@peftjs/safetensors"
 import { openSafetensors, readText, writeSafetensors, writeText } from "@peftjs/safetensors"
@@ -27,7 +27,10 @@ export interface RunState {
   readonly optimizer: OptimizerState
 }
 
-interface Position {
+/** A tensor of the state by its name in the file: on the device, or a copy of it on the host. */
+export type StateTensor = readonly [name: string, { readonly shape: Shape; data(): Promise<TypedArray> }]
+
+export interface Position {
   /** Optimizer steps done. */
   readonly step: number
   /** Where that is in the data, for people. */
@@ -52,10 +55,10 @@ export async function saveCheckpoint(
   store: CheckpointStore,
   position: Position,
   run: RunRecord,
-  state: RunState,
+  state: readonly StateTensor[],
 ): Promise<void> {
   const folder = folderOf(position.step)
-  const tensors = tensorsOf(state).map(([name, t]): [string, LazyTensorInput] => {
+  const tensors = state.map(([name, t]): [string, LazyTensorInput] => {
     const data = async (): Promise<Float32Array> => requireFinite(name, (await t.data()) as Float32Array, position.step)
     return [name, { dtype: "F32", shape: t.shape, data }]
   })
@@ -104,7 +107,8 @@ export async function loadCheckpoint(store: CheckpointStore, run: RunRecord, sta
   return latest.step
 }
 
-function tensorsOf({ parameters, optimizer }: RunState): [string, Tensor][] {
+/** Everything that a checkpoint holds. */
+export function tensorsOf({ parameters, optimizer }: RunState): [string, Tensor][] {
   return parameters.flatMap(({ name, tensor }) => [
     [`parameter.${name}`, tensor] as [string, Tensor],
     ...Object.entries(optimizer.get(name) ?? {}).map(([slot, t]): [string, Tensor] => [`optimizer.${slot}.${name}`, t]),

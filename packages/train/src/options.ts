@@ -49,6 +49,12 @@ export interface TrainOptions extends EncodeOptions {
   readonly checkpoints?: CheckpointStore
   /** Optimizer steps between checkpoints; default: none but on interruption. With it, the last step is saved too. */
   readonly saveSteps?: number
+  /**
+   * Optimizer steps between copies of what is trained, and of the optimizer's averages, to the host. Only where the device can be lost
+   * (`backend.lost`) and `checkpoints` are given: when it is, the last copy becomes a checkpoint. 0: never. Default 10. With AdamW that is 12
+   * bytes per trained value: for LoRA of rank 8 on all linear layers of SmolLM2-135M 29 MB, read in 0.6 s on a busy software device.
+   */
+  readonly snapshotSteps?: number
   /** Continue from the latest checkpoint there is in `checkpoints`. */
   readonly resume?: boolean
   /** Evaluated after every `evalSteps` steps and at the end. */
@@ -93,6 +99,7 @@ export function settle(options: TrainOptions): Settings {
     maxLength = 256,
     saveSteps,
     evalSteps,
+    snapshotSteps,
   } = options
   const {
     lossMask = "completion",
@@ -103,7 +110,7 @@ export function settle(options: TrainOptions): Settings {
   } = options
   const { gradientCheckpointing = false, shuffle = true, seed = 0 } = options
   requireWhole({ maxSteps, batchSize, gradientAccumulationSteps, maxLength, saveSteps, evalSteps }, 1)
-  requireWhole({ warmupSteps, seed }, 0)
+  requireWhole({ warmupSteps, seed, snapshotSteps }, 0)
   requireNumbers({ epochs }, (x) => x > 0, "above 0")
   requireNumbers({ maxGradNorm }, (x) => x >= 0, "0 or more")
   requireNumbers({ promptLossWeight }, (x) => x >= 0 && x <= 1, "0 to 1")

@@ -5,7 +5,16 @@
 import type { Model } from "@peftjs/core"
 import { PeftError, parameters, trainables as trainablesOf } from "@peftjs/core"
 import { type Batch, collate, epochOrder, groupRows, groupsPerEpoch } from "./batch.ts"
-import { loadCheckpoint, type RunRecord, type RunState, saveCheckpoint } from "./checkpoint.ts"
+import {
+  type CheckpointStore,
+  loadCheckpoint,
+  type Position,
+  type RunRecord,
+  type RunState,
+  saveCheckpoint,
+  tensorsOf,
+} from "./checkpoint.ts"
+import { copyToHost, type HostCopy, isDeviceError, stoppedBy } from "./device-loss.ts"
 import { encodeRow } from "./encode.ts"
 import { type EvaluateResult, evaluate } from "./evaluate.ts"
 import { padIdOf } from "./loss.ts"
@@ -32,7 +41,8 @@ export interface TrainResult {
  * The loss is the mean over all tokens that count in an optimizer step, however they are spread over micro-batches.
  *
  * @throws E_OPTION, E_SCHEDULE, E_NO_GRAD when nothing is trainable, E_NO_LABELS when no row has anything to learn,
- * E_LOSS_NOT_FINITE (the model keeps the values before that step), E_RESUME, and what reading rows throws
+ * E_LOSS_NOT_FINITE (the model keeps the values before that step), E_RESUME, what reading rows throws, and E_DEVICE_LOST,
+ * E_OUT_OF_MEMORY or E_KERNEL of the device, whose message names the step of the checkpoint that is kept (`snapshotSteps`)
  */
 export async function train(
   model: Model,
@@ -44,6 +54,8 @@ export async function train(
   const evalData = await options.evalData
   const { rows } = examples
   const { tokenizer = model.tokenizer, maxSteps, epochs = 1, checkpoints, saveSteps, evalSteps, signal } = options
+  // A device that cannot be lost costs no copies.
+  const copySteps = model.backend.lost && checkpoints ? (options.snapshotSteps ?? 10) : 0
   const perEpoch = groupsPerEpoch(rows.length, settings)
   const totalSteps = maxSteps ?? Math.ceil(epochs * perEpoch)
   const learningRate = learningRateOf(settings, totalSteps)
@@ -66,17 +78,20 @@ export async function train(
     parameters: parameters(model),
     optimizer: initState(settings.optimizer, trainables),
   }
+  let step = 0
+  let saved: number | undefined
+  let copy: HostCopy | undefined
   try {
-    let step = options.resume && checkpoints ? await loadCheckpoint(checkpoints, run, state) : 0
-    let saved = options.resume ? step : undefined
+    if (options.resume && checkpoints) saved = step = await loadCheckpoint(checkpoints, run, state)
     let metrics: StepMetrics | undefined
     let evaluation: EvaluateResult | undefined
     let order = { epoch: -1, rows: [] as number[] }
+    const position = (): Position => ({ step, epoch: Math.floor(step / perEpoch), step_in_epoch: step % perEpoch })
     const save = async (): Promise<void> => {
       if (!checkpoints || saved === step) return
-      const position = { step, epoch: Math.floor(step / perEpoch), step_in_epoch: step % perEpoch }
-      await saveCheckpoint(checkpoints, position, run, state)
+      await saveCheckpoint(checkpoints, position(), run, tensorsOf(state))
       saved = step
+      copy = undefined
       await options.onSave?.(step)
     }
     const batchesOf = (): Batch[] => {
@@ -110,12 +125,20 @@ export async function train(
       await options.onStep?.(done)
       const last = step === totalSteps
       if (saveSteps !== undefined && (last || step % saveSteps === 0)) await save()
+      if (copySteps > 0 && step % copySteps === 0 && saved !== step)
+        copy = await copyToHost(position(), tensorsOf(state))
       if (evalData && (last || (evalSteps !== undefined && step % evalSteps === 0))) {
         evaluation = await evaluate(model, evalData, { ...settings, ...(tokenizer ? { tokenizer } : {}) })
         await options.onEvaluate?.(evaluation, step)
       }
     }
     return result(false)
+  } catch (error) {
+    const begun = !options.resume || saved !== undefined
+    if (!begun || !isDeviceError(error)) throw error
+    const write = ({ position, tensors }: HostCopy): Promise<void> =>
+      saveCheckpoint(checkpoints as CheckpointStore, position, run, tensors)
+    throw await stoppedBy(error, { step, saved, copy, write })
   } finally {
     freeState(state.optimizer)
   }

@@ -4,14 +4,14 @@ import { loadCausalLM } from "@peftjs/models/node"
 import { jsonl, type StepMetrics, train } from "@peftjs/train"
 import type { Command } from "commander"
 import pc from "picocolors"
-import { type BackendName, kernelsOf, makeBackend } from "../backend.ts"
+import { type BackendFlags, kernelsOf, makeBackend } from "../backend.ts"
 import { locate } from "../hub/locate.ts"
 import { printJson } from "../json.ts"
 import { commonOptions, required, whole } from "../options.ts"
 import { peakRssMb } from "../process-memory.ts"
 import { countParameters, makeTrainable } from "../trainable.ts"
 
-interface BenchFlags {
+interface BenchFlags extends BackendFlags {
   readonly model?: string
   readonly method: string
   readonly r?: number
@@ -19,7 +19,6 @@ interface BenchFlags {
   readonly seqLength: number
   readonly steps: number
   readonly gradientCheckpointing?: boolean
-  readonly backend: BackendName
   readonly json?: boolean
 }
 
@@ -42,7 +41,7 @@ export function addBench(program: Command): void {
 async function runBench(flags: BenchFlags): Promise<void> {
   const { batchSize, seqLength, steps, method } = flags
   const started = performance.now()
-  const backend = await makeBackend(flags.backend)
+  const backend = await makeBackend(flags)
   const { folder, name } = await locate(required(flags.model, "--model"), "model")
   const base = await loadCausalLM(folder, { backend, name })
   const vocabulary = base.sites.get(base.head)?.out as number

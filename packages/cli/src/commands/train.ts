@@ -35,7 +35,7 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   const options = trainingOptions(flags)
   const data = await jsonlFile(required(flags.data, "--data"))
   const evalData = flags.evalData === undefined ? undefined : await jsonlFile(flags.evalData)
-  const backend = await makeBackend(flags.backend)
+  const backend = await makeBackend(flags)
   const source = await baseSource(flags, output.model)
   const taken = process.memoryUsage.rss()
   const base = await baseModel(source, { backend, seed: flags.seed })
@@ -48,7 +48,8 @@ async function runTrain(flags: TrainFlags): Promise<void> {
 
   const total = flags.maxSteps ?? Math.ceil((flags.epochs ?? 1) * groupsPerEpoch(data.rows.length, options))
   const progress = makeProgress(total)
-  progress.say(`${introduction(sizes)}, ${data.rows.length} rows, ${total} steps, ${kernelsOf(backend)}`)
+  const kernels = kernelsOf(backend)
+  progress.say(`${introduction(sizes)}, ${data.rows.length} rows, ${total} steps, ${kernels}`)
   progress.say(await sayMemory({ source, making, backend, data, options, process: taken, tokenizer: base.tokenizer }))
   if (output.resume) progress.say(`going on after step ${output.from}`)
   else if (flags.resume !== undefined) progress.say("no checkpoint had been written: starting again")
@@ -87,7 +88,15 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   const seconds = (performance.now() - started) / 1000
   const written = method === "full" ? { model: output.model } : { adapter: output.adapter }
   const saved = result.steps > 0 ? written : {}
-  const summary = await summarise({ result, from: output.from, seconds, sizes, metrics: output.metrics, saved })
+  const summary = await summarise({
+    result,
+    from: output.from,
+    seconds,
+    sizes,
+    kernels,
+    metrics: output.metrics,
+    saved,
+  })
   if (flags.json) printJson(summary)
   else process.stdout.write(`${describeSummary(summary)}\n`)
   if (!result.interrupted) return

@@ -1,0 +1,86 @@
+/** What this machine offers: processor, memory, backends with what they are made of, the cache of models. Nothing here fails; it says what does. */
+import { existsSync, readdirSync } from "node:fs"
+import { statfs } from "node:fs/promises"
+import { availableParallelism, cpus, freemem, totalmem } from "node:os"
+import { type CpuInfo, cpu } from "@peftjs/backend-cpu/node"
+import type { DeviceInfo } from "@peftjs/backend-webgpu/node"
+import { bestBackend, problemOf } from "./backend.ts"
+import { hubSettings } from "./hub/settings.ts"
+import { mebibytes } from "./memory/estimate.ts"
+
+/** Something that works, or why it does not. */
+type Found<T> = T | { readonly problem: string }
+
+/** The JSON object of `peft doctor`. */
+export interface Survey {
+  readonly peft: string
+  readonly node: string
+  readonly platform: string
+  readonly processor: { readonly model: string; readonly threads: number }
+  /** MiB. */
+  readonly memory: { readonly total_mb: number; readonly free_mb: number }
+  /** Its kernels, best first, by where matrix products are computed. */
+  readonly cpu: { readonly blas: Found<CpuInfo>; readonly wasm: Found<CpuInfo> }
+  readonly webgpu: Gpus
+  /** What `--backend auto` takes. */
+  readonly auto: { readonly backend: string; readonly why: string }
+  readonly models: { readonly cache: string; readonly models: number; readonly free_mb: number | null }
+}
+
+export interface Gpus {
+  readonly adapters: readonly DeviceInfo[]
+  /** What is missing where there is no adapter. */
+  readonly missing?: string
+  /** Whether kernels compute right on the one that `--backend webgpu` takes. */
+  readonly self_test?: "passed" | { readonly problem: string }
+}
+
+export async function survey(version: string): Promise<Survey> {
+  const { best, why } = await bestBackend().catch((error) => ({ best: { name: "none" }, why: problemOf(error) }))
+  return {
+    peft: version,
+    node: process.version,
+    platform: `${process.platform} ${process.arch}`,
+    processor: { model: cpus()[0]?.model.trim() ?? "unknown", threads: availableParallelism() },
+    memory: { total_mb: mebibytes(totalmem()), free_mb: mebibytes(freemem()) },
+    cpu: { blas: await kernels("blas"), wasm: await kernels("wasm") },
+    webgpu: await gpus(),
+    auto: { backend: best.name, why },
+    models: await modelCache(),
+  }
+}
+
+async function kernels(kind: "blas" | "wasm"): Promise<Found<CpuInfo>> {
+  return found(async () => (await cpu({ kernels: kind })).info)
+}
+
+async function gpus(): Promise<Gpus> {
+  const looked = await found(async () => {
+    const { probe, selfTest, webgpu } = await import("@peftjs/backend-webgpu/node")
+    const probed = await probe()
+    if (probed.adapters.length === 0) return probed
+    const tested = await found(async () => {
+      await selfTest(await webgpu())
+      return "passed" as const
+    })
+    return { ...probed, self_test: tested }
+  })
+  return "problem" in looked ? { adapters: [], missing: looked.problem } : looked
+}
+
+async function found<T>(look: () => Promise<T>): Promise<Found<T>> {
+  try {
+    return await look()
+  } catch (error) {
+    // The words of an option that nobody gave.
+    return { problem: problemOf(error).replace(/^kernels is "blas" but /, "") }
+  }
+}
+
+async function modelCache(): Promise<Survey["models"]> {
+  const { cache } = hubSettings()
+  const there = existsSync(cache)
+  const models = there ? readdirSync(cache).filter((name) => name.startsWith("models--")).length : 0
+  const disk = there ? await statfs(cache) : undefined
+  return { cache, models, free_mb: disk ? mebibytes(disk.bavail * disk.bsize) : null }
+}
