@@ -13,6 +13,7 @@ const steps: Readonly<Record<string, readonly string[]>> = {
   build: ["tsdown"],
   packages: ["tsx", "scripts/check-packages.ts"],
   consumer: ["tsx", "scripts/check-consumer.ts"],
+  stranger: ["tsx", "scripts/check-stranger.ts"],
 }
 
 const wanted = process.argv.slice(2)

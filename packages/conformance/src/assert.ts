@@ -11,8 +11,9 @@ export function close(actual: ArrayLike<number>, expected: ArrayLike<number>, to
   check(actual.length === expected.length, `${what}: ${actual.length} values, not ${expected.length}`)
   for (let i = 0; i < expected.length; i++) {
     const [a, e] = [actual[i] as number, expected[i] as number]
-    const near = Object.is(a, e) || a === e || Math.abs(a - e) <= tolerance * (1 + Math.abs(e))
-    check(near, `${what}: value ${i} is ${a}, not ${e} (tolerance ${tolerance})`)
+    const near = Number.isFinite(e) ? Math.abs(a - e) <= tolerance * (1 + Math.abs(e)) : Object.is(a, e)
+    if (near) continue
+    throw new Error(`${what}: value ${i} is ${a}, not ${e} (tolerance ${tolerance})`)
   }
 }
 

@@ -11,34 +11,51 @@ export interface FakeBackendOptions {
   readonly maxBufferBytes?: number
   /** Run kernels only at the next read() or flush(), as a device with a command queue does. */
   readonly deferred?: boolean
+  /** Whether the device can go away. */
+  readonly losable?: boolean
 }
 
 export interface FakeBackend extends Backend {
   /** Buffers made and not freed. */
   live(): number
+  /** A copy of a buffer's values at once: for whoever builds another fake on this one. */
+  peek(buffer: DeviceBuffer): TypedArray
+  /** Takes the device away, where it is losable. */
+  lose(): void
 }
 
 const dtypes: readonly DType[] = ["f32", "i32", "u32"]
 
 /**
  * Makes the fake backend. Its kernels throw E_UNSUPPORTED (element type), E_BUFFER_SIZE (larger than `maxBufferBytes`), E_FREED (used
- * or freed again after `free`), E_DEVICE (a handle it never made), E_INTERNAL (operands that do not have the sizes announced).
+ * or freed again after `free`), E_DEVICE (a handle it never made), E_DEVICE_LOST, E_INTERNAL (operands that do not have the sizes announced).
  */
 export function fakeBackend(options: FakeBackendOptions = {}): FakeBackend {
-  const { maxBufferBytes = 16 * 1024, deferred = false } = options
+  const { maxBufferBytes = 16 * 1024, deferred = false, losable = false } = options
   const memory = new Map<DeviceBuffer, () => TypedArray>()
   const freed = new WeakSet<DeviceBuffer>()
   const queue: (() => TypedArray)[] = []
   let made = 0
+  let loss: PeftError | undefined
+  let announce: (error: Error) => void = () => {}
+  const lost = new Promise<Error>((resolve) => {
+    announce = resolve
+  })
+  const present = (): void => {
+    if (loss) throw loss
+  }
 
   /** What a handle stands for; kept by whoever asked, even when the handle is freed before the queue runs. */
   const valuesOf = (buffer: DeviceBuffer): (() => TypedArray) => {
+    present()
     const values = memory.get(buffer)
     if (values) return values
     if (freed.has(buffer)) throw new PeftError("E_FREED", "[fake] a buffer was used after it was freed")
     throw new PeftError("E_DEVICE", "[fake] a buffer of another backend; load everything on one")
   }
+  // #region make
   const make = (dtype: DType, length: number, compute: () => TypedArray): DeviceBuffer => {
+    present()
     if (!dtypes.includes(dtype)) throw new PeftError("E_UNSUPPORTED", `[fake] holds ${dtypes}, not ${dtype}`)
     const bytes = length * bytesPerElement[dtype]
     if (bytes > maxBufferBytes) {
@@ -51,7 +68,9 @@ export function fakeBackend(options: FakeBackendOptions = {}): FakeBackend {
     memory.set(handle, values)
     return handle
   }
+  // #endregion
   const run = async (): Promise<void> => {
+    present()
     for (const values of queue.splice(0)) values()
   }
   const sized = (buffer: DeviceBuffer, length: number): (() => TypedArray) => {
@@ -65,12 +84,20 @@ export function fakeBackend(options: FakeBackendOptions = {}): FakeBackend {
     specVersion: 1,
     supports: { dtypes, maxBufferBytes },
     live: () => memory.size,
+    peek: (buffer) => valuesOf(buffer)().slice(),
+    ...(losable ? { lost } : {}),
+    lose() {
+      if (!losable) throw new PeftError("E_UNSUPPORTED", "[fake] this device cannot be lost; make it losable")
+      loss = new PeftError("E_DEVICE_LOST", "[fake] the device was taken away")
+      announce(loss)
+    },
+    // #region memory
     upload(data, dtype) {
       const copy = data.slice()
       return make(dtype, data.length, () => copy)
     },
     free(buffer) {
-      valuesOf(buffer)
+      if (!loss) valuesOf(buffer)
       memory.delete(buffer)
       freed.add(buffer)
     },
@@ -80,6 +107,7 @@ export function fakeBackend(options: FakeBackendOptions = {}): FakeBackend {
       return values().slice()
     },
     flush: run,
+    // #endregion
     kernels: {
       map(expr, inputs, scalars, shape, dtype) {
         const operands = inputs.map((x) => ({ shape: x.shape, values: sized(x.buffer, sizeOf(x.shape)) }))
@@ -90,11 +118,13 @@ export function fakeBackend(options: FakeBackendOptions = {}): FakeBackend {
         const values = sized(x, axis.outer * axis.n * axis.inner)
         return make("f32", axis.outer * axis.inner, () => host.reduce(op, values(), axis))
       },
+      // #region matmul
       matmul(a, b, dims) {
         const { batch, m, n, k } = dims
         const [x, y] = [sized(a, batch * m * k), sized(b, batch * k * n)]
         return make("f32", batch * m * n, () => host.matmul(x(), y(), dims))
       },
+      // #endregion
       gather(table, ids, { rows, width, n }) {
         const [t, i] = [sized(table, rows * width), sized(ids, n)]
         return make("f32", n * width, () => host.gather(t(), i(), width))

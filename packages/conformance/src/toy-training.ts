@@ -7,13 +7,14 @@ import {
   keyOf,
   noGrad,
   normals,
+  randomWords,
   type Site,
   scope,
   tensor,
   trainables,
   valueAndGradients,
 } from "@peftjs/core"
-import { toyBatch } from "./toy-model.ts"
+import { toyBatch, toySizes } from "./toy-model.ts"
 
 const valuesOf = (params: Readonly<Record<string, Param>>): Params =>
   Object.fromEntries(Object.entries(params).map(([name, { value }]) => [name, value]))
@@ -27,15 +28,27 @@ export async function toyLosses(model: Model, options: RunOptions = {}): Promise
   return values
 }
 
-/** Mean of the losses and penalties, summed in f64 on the host. */
+/** Logits of four rows of eight random tokens, one row after the other, so that small buffers do. */
+export async function toyLogits(model: Model): Promise<Float32Array> {
+  const [rows, tokens] = [4, 8]
+  const ids = Int32Array.from(randomWords(keyOf(0, "toy inputs"), rows * tokens), (word) => word % toySizes.vocab)
+  const outputs = Array.from({ length: rows }, (_, i) =>
+    model.forward({ ids: ids.slice(i * tokens, (i + 1) * tokens), batch: 1, tokens }),
+  )
+  const values = await Promise.all(outputs.map((output) => output.data()))
+  for (const output of outputs) free(output)
+  return Float32Array.from(values.flatMap((row) => [...row]))
+}
+
+/** Mean of the losses and penalties, summed in f64 on the host. With the parameters as they are at the call, whatever they are when it ends. */
 export async function toyLoss(model: Model, options: RunOptions = {}): Promise<number> {
-  const losses = await toyLosses(model, options)
-  let total = losses.reduce((a, b) => a + b, 0) / losses.length
-  for (const penalty of scope(engineOf(model.backend), () => penalties(model))) {
-    total += (await penalty.data())[0] as number
-    free(penalty)
-  }
-  return total
+  const { input, labels } = toyBatch()
+  const losses = model.losses(input, labels, options)
+  const rest = scope(engineOf(model.backend), () => penalties(model))
+  const [values = [], ...penalty] = await Promise.all([losses, ...rest].map((t) => t.data()))
+  for (const t of [losses, ...rest]) free(t)
+  const mean = (values as Float32Array).reduce((a, b) => a + b, 0) / values.length
+  return penalty.reduce((sum, p) => sum + (p[0] as number), mean)
 }
 
 function penalties(model: Model): Tensor[] {
@@ -68,12 +81,14 @@ export async function toyGradients(
 export async function toyStep(model: Model, step: number, rate = 0.02): Promise<number> {
   const engine = engineOf(model.backend)
   const { loss, gradients } = await toyGradients(model, { training: true, step })
-  for (const [parameter, gradient] of gradients) {
-    const square = scope(engine, () => gradient.square().mean())
-    const scale = rate / (Math.sqrt((await square.data())[0] as number) + 1e-12)
-    free(square)
-    scope(engine, () => noGrad(engine, () => assign(parameter, parameter.sub(gradient.mul(scale)))))
-  }
+  scope(engine, () =>
+    noGrad(engine, () => {
+      for (const [parameter, gradient] of gradients) {
+        const size = gradient.square().mean().sqrt().add(1e-12)
+        assign(parameter, parameter.sub(gradient.mul(rate).div(size)))
+      }
+    }),
+  )
   for (const { method, sites, enabled } of model.view.adapters) {
     if (!enabled || !method.afterStep) continue
     const states = [...sites].map(([path, { params }]) => {

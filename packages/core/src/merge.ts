@@ -56,8 +56,7 @@ export async function merge(model: Model): Promise<MergeReport> {
   try {
     for (const path of plan.changed) {
       const { values, shape, error } = await mergedValue(model, plan, path)
-      const value =
-        shape.length === 2 ? uploadDense(backend, values, "f32", shape) : hold(tensor(backend, values, shape))
+      const value = shape.length === 2 ? uploadDense(backend, values, "f32", shape) : tensor(backend, values, shape)
       made.push(value)
       overlays.set(path, value)
       maxError = Math.max(maxError, error)

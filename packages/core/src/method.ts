@@ -76,6 +76,8 @@ export interface AdapterMethod {
   readonly sites: readonly SiteKind[]
   /** Whether its effect is a linear map of x, which can be merged into the base. */
   readonly mergeable: boolean
+  /** For AdamW, where the method knows better than the trainer's default. */
+  readonly learningRate?: number
   /** How it is written to disk; without it the adapter can be trained but not saved. */
   readonly format?: AdapterFormat
   /** Frozen tensors shared by all sites (VeRA's projections). */
@@ -110,6 +112,10 @@ export interface AdapterFormat {
   tensorName(param: string, kind: SiteKind): string
   /** What a tensor of `setup` is called, where those are saved: "vera_A". */
   sharedName?(name: string): string
+  /** Further names under which a parameter's values stand in the file. They may be missing there, and must not differ. */
+  copies?(param: string, kind: SiteKind): readonly string[]
+  /** Other layouts of the method's checkpoints, such as an older program's: read like this one, written when asked for. */
+  readonly alternatives?: readonly AdapterFormat[]
   /** Whether a config of this peft_type is this method's, where several share one type. A claim stands before a format without `claims`. */
   claims?(config: PeftConfig): boolean
 }

@@ -3,7 +3,8 @@ import { type AdapterFormat, type AdapterMethod, configFor, optionsOf, type Peft
 import type { LoraOptions } from "./lora.ts"
 
 const absent =
-  "alora_invocation_tokens arrow_config corda_config eva_config kasa_config layer_replication lora_ga_config megatron_config " +
+  "alora_invocation_tokens arrow_config corda_config eva_config kasa_config layer_replication layers_pattern " +
+  "layers_to_transform lora_ga_config megatron_config " +
   "monteclora_config target_parameters trainable_token_indices use_bdlora velora_config"
 const defaults: PeftConfig = {
   ...Object.fromEntries(absent.split(" ").map((key) => [key, null])),

@@ -1,11 +1,12 @@
 /** The adapter kit on LoRA. */
-import { cpu } from "@peftjs/backend-cpu"
-import { fakeBackend, testAdapter } from "@peftjs/conformance"
+import { testAdapter } from "@peftjs/conformance"
+import { backends, required } from "@peftjs/tests/backends"
 import { describe, it } from "vitest"
 import { lora } from "../src/index.ts"
 
-const runner = { describe, it, backends: { fake: fakeBackend, cpu } }
-testAdapter(lora({ r: 4 }), runner)
+const runner = { describe, it, backends, required }
+const names = ["lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B"]
+testAdapter(lora({ r: 4 }), { ...runner, savedAs: names })
 testAdapter(lora({ r: 3, alpha: 5, dropout: 0.2, rslora: true, init: "gaussian" }), {
   ...runner,
   name: "lora, all options",
@@ -15,7 +16,12 @@ testAdapter(lora({ init: false, rankPattern: { up_proj: 2 }, alphaPattern: { "la
   name: "lora, patterns",
   identity: false,
 })
-testAdapter(lora({ r: 3, alpha: 6, dora: true }), { ...runner, name: "lora, DoRA", detaches: ["A", "B"] })
+testAdapter(lora({ r: 3, alpha: 6, dora: true }), {
+  ...runner,
+  name: "lora, DoRA",
+  detaches: ["A", "B"],
+  savedAs: [...names, "lora_magnitude_vector"],
+})
 testAdapter(lora({ r: 2, alpha: 5, dora: true, dropout: 0.1, rslora: true }), {
   ...runner,
   name: "lora, DoRA with dropout",
@@ -25,4 +31,5 @@ testAdapter(lora({ r: 2, loraBias: true }), {
   ...runner,
   name: "lora, bias of B",
   targetModules: ["up_proj", "down_proj"],
+  savedAs: ["lora_A.weight", "lora_B.weight", "lora_B.bias"],
 })

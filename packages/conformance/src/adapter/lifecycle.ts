@@ -1,16 +1,14 @@
-/** Attaching, switching off and on, stacking, taking off: the base is never changed, and every adapter minds its own parameters. */
-import type { Model } from "@peftjs/core"
-import { assign, detach, disable, enable, engineOf, free, noGrad, scope, trainables } from "@peftjs/core"
-import { check, same } from "../assert.ts"
+/** Attaching, switching off and on, taking off: the base is never changed, and every adapter minds its own parameters. */
+import { adapt, detach, disable, enable, engineOf, free, trainables } from "@peftjs/core"
+import { check, same, throwsCode } from "../assert.ts"
+import { toySites } from "../toy-model.ts"
 import { perturb, toyGradients, toyLosses } from "../toy-training.ts"
-import type { Subject } from "./subject.ts"
+import { copyParameters, type Subject } from "./subject.ts"
 
 /** Names that contain one another, as careless code would confuse them. */
 export const hostileNames = ["default", "default2", "other_default", "efaul"] as const
 
-export function lifecycleChecks({ options, base, adapted }: Subject): void {
-  const { it } = options
-
+export function lifecycleChecks({ it, method, targets, base, adapted }: Subject): void {
   it("disable gives exactly the base, enable exactly the adapter, detach exactly the base and its memory", async () => {
     const model = await base()
     const engine = engineOf(model.backend)
@@ -31,28 +29,6 @@ export function lifecycleChecks({ options, base, adapted }: Subject): void {
     check(engine.liveBuffers === before, `${engine.liveBuffers - before} buffers were left behind`)
   })
 
-  it("stacked on itself: both learn, and without either the other is as if alone", async () => {
-    const model = await base()
-    const [lower, upper] = [adapted(model, "a"), adapted(model, "b")]
-    perturb(lower)
-    perturb(upper, 0.2)
-    const alone = { a: await toyLosses(lower), b: await toyLosses(upper) }
-    const both = adapted(lower, "b")
-    copyOf(upper, both)
-    const { gradients } = await toyGradients(both)
-    check(
-      gradients.size === trainables(both).length,
-      `${gradients.size} of ${trainables(both).length} parameters learn`,
-    )
-    for (const g of gradients.values()) free(g)
-    disable(both, "b")
-    same(await toyLosses(both), alone.a, "only the first")
-    enable(both, "b")
-    disable(both, "a")
-    same(await toyLosses(both), alone.b, "only the second")
-    enable(both, "a")
-  })
-
   it("adapters whose names contain one another do not touch each other", async () => {
     const model = await base()
     let all = model
@@ -62,7 +38,7 @@ export function lifecycleChecks({ options, base, adapted }: Subject): void {
       const single = adapted(model, name)
       perturb(single, 0.1 * (i + 1))
       alone.push(await toyLosses(single))
-      copyOf(single, all)
+      copyParameters(single, all)
       detach(single, name)
     }
     for (const [i, name] of hostileNames.entries()) {
@@ -73,22 +49,45 @@ export function lifecycleChecks({ options, base, adapted }: Subject): void {
     same(await toyLosses(all), await toyLosses(model), "all taken off")
   })
 
+  it("detach takes one of two off, on or off, and the other stays as it was", async () => {
+    const model = await base()
+    for (const active of [true, false]) {
+      const one = adapted(model, "stays")
+      perturb(one)
+      const alone = await toyLosses(one)
+      const both = adapted(one, "goes")
+      disable(both, "stays")
+      perturb(both)
+      enable(both, "stays")
+      if (!active) disable(both, "goes")
+      same(await toyLosses(detach(both, "goes")), alone, active ? "the active one taken off" : "the inactive one")
+    }
+  })
+
+  it("a name that is unknown or taken and a layer it cannot adapt are refused, and nothing is left behind", async () => {
+    const model = await base()
+    const view = adapted(model, "default")
+    perturb(view)
+    const [before, live] = [await toyLosses(view), engineOf(model.backend).liveBuffers]
+    for (const change of [detach, disable, enable])
+      await throwsCode("E_ADAPTER_NAME", () => change(view, "nobody"), change.name)
+    await throwsCode("E_ADAPTER_NAME", () => adapted(view, "default"), "a name that is taken")
+    await throwsCode("E_TARGET", () => adapted(model, "nowhere", ["no_such_layer"]), "a layer that is not there")
+    for (const [path, { kind }] of Object.entries(toySites)) {
+      if (method.sites.includes(kind)) continue
+      const both = [...targets, path]
+      await throwsCode("E_SITE_KIND", () => adapt(view, method, { name: "other", targetModules: both }), path)
+    }
+    same(await toyLosses(view), before, "afterwards")
+    const left = engineOf(model.backend).liveBuffers - live
+    check(left === 0, `${left} buffers were left behind`)
+  })
+
   it("the same seed gives the same parameters", async () => {
     const [one, two] = [trainables(adapted(await base())), trainables(adapted(await base()))]
-    for (const [i, { name, tensor }] of one.entries())
-      same((await two[i]?.tensor.data()) ?? [], await tensor.data(), name)
+    const read = async (all: typeof one): Promise<ArrayLike<number>[]> =>
+      Promise.all(all.map(({ tensor }) => tensor.data()))
+    const [first, second] = [await read(one), await read(two)]
+    for (const [i, { name }] of one.entries()) same(second[i] ?? [], first[i] ?? [], name)
   })
-}
-
-/** Gives the last adapter of `to` the parameters of the last of `from`. */
-function copyOf(from: Model, to: Model): void {
-  const [source, target] = [from.view.adapters.at(-1), to.view.adapters.at(-1)]
-  for (const [path, { params }] of source?.sites ?? []) {
-    for (const [key, { value }] of Object.entries(params)) {
-      const parameter = target?.sites.get(path)?.params[key]
-      check(parameter, `${path} has no parameter ${key} the second time`)
-      const { engine } = value
-      scope(engine, () => noGrad(engine, () => assign(parameter.value, value.mul(1))))
-    }
-  }
 }

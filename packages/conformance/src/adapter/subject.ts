@@ -1,44 +1,91 @@
-/** What the adapter checks share: the method under test on a toy model of some backend, its parameters, and a folder in memory. */
-import type { AdapterMethod, Backend, Model, saveAdapter, Tensor } from "@peftjs/core"
-import { adapt, assign, engineOf, noGrad, PeftError, scope, tensor } from "@peftjs/core"
-import type { Runner } from "../runner.ts"
-import { toyModel } from "../toy-model.ts"
+/** What the adapter checks share: the method under test on toy models of one backend, and its parameters. */
+import type { Adapter, AdapterMethod, Backend, LoadReport, Model, Tensor, WeightFormat } from "@peftjs/core"
+import {
+  adapt,
+  adapterOf,
+  assign,
+  engineOf,
+  freeAdapter,
+  freeValues,
+  loadAdapter,
+  noGrad,
+  scope,
+  tensor,
+} from "@peftjs/core"
+import type { BackendEntry, MakeBackend, RequiredBackends, Runner } from "../runner.ts"
+import { toyModel, toySites } from "../toy-model.ts"
+import type { Folder } from "./folder.ts"
 
-export interface TestAdapterOptions extends Runner {
-  /** Where to run it: names and factories. At least one. */
-  readonly backends: Readonly<Record<string, () => Backend | Promise<Backend>>>
+export interface TestAdapterOptions extends Runner, RequiredBackends {
+  /** Where to run it: names, and factories or the reason why there is none. Factories may give the same backend at every call. */
+  readonly backends: Readonly<Record<string, BackendEntry>>
   /** What to call it in the summary; the method's own name unless told otherwise. */
   readonly name?: string
-  /** Sites of the toy model to adapt; every site of a kind that the method claims, unless told otherwise. */
+  /** Sites of the toy model to adapt, as suffixes; every site of a kind that the method claims, unless told otherwise. */
   readonly targetModules?: readonly string[]
   /** Whether the method, just initialised, changes nothing; true unless told otherwise. */
   readonly identity?: boolean
   /** Names of parameters whose gradient the method cuts on purpose (DoRA's norm), so that finite differences do not apply. */
   readonly detaches?: readonly string[]
+  /** What its tensors are called on disk behind the module path, all of them: ["lora_A.weight", "lora_B.weight"]. Not checked unless told. */
+  readonly savedAs?: readonly string[]
+  /** Formats in which weights under it are stored, beside dense f32, bf16 and f16, by name. */
+  readonly weights?: Readonly<Record<string, WeightFormat>>
 }
 
 export interface Subject {
   readonly method: AdapterMethod
   readonly options: TestAdapterOptions
-  /** The bare model, on a backend of its own. */
-  base(): Promise<Model>
-  /** The model with the method on it. */
-  adapted(model: Model, name?: string): Model
+  /** Full paths of the toy model's sites that it adapts. */
+  readonly targets: readonly string[]
+  /** Declares a check; what `base` and `load` made in it is freed when it ends. */
+  it(name: string, body: () => void | Promise<void>): void
+  /** A bare model on the one backend of all checks; the plain toy model unless told otherwise. */
+  base(make?: (backend: Backend) => Model | Promise<Model>): Promise<Model>
+  /** The model with the method on it, at all targets unless told otherwise. */
+  adapted(model: Model, name?: string, at?: readonly string[]): Model
+  /** The model with the adapter of a folder on it. */
+  load(model: Model, folder: Folder, name?: string): Promise<{ model: Model; report: LoadReport }>
 }
 
-export function subjectOf(
-  method: AdapterMethod,
-  options: TestAdapterOptions,
-  makeBackend: () => Backend | Promise<Backend>,
-): Subject {
-  const sitesOf = (model: Model): string[] =>
-    [...model.sites.values()].filter((site) => method.sites.includes(site.kind)).map((site) => site.path)
+export function subjectOf(method: AdapterMethod, options: TestAdapterOptions, makeBackend: MakeBackend): Subject {
+  const { targetModules } = options
+  const targets = Object.entries(toySites)
+    .filter(([path, { kind }]) =>
+      targetModules
+        ? targetModules.some((name) => path === name || path.endsWith(`.${name}`))
+        : method.sites.includes(kind),
+    )
+    .map(([path]) => path)
+  let backend: Promise<Backend> | undefined
+  const made: Model[] = []
+  const loaded: Adapter[] = []
   return {
     method,
     options,
-    base: async () => toyModel(await makeBackend()),
-    adapted: (model, name = "default") =>
-      adapt(model, method, { name, targetModules: options.targetModules ?? sitesOf(model) }),
+    targets,
+    it: (name, body) =>
+      void options.it(name, async () => {
+        try {
+          await body()
+        } finally {
+          // By hand: what is left to the garbage collector would go in the middle of a check that counts buffers.
+          for (const adapter of loaded.splice(0)) freeAdapter(adapter)
+          for (const { params } of made.splice(0)) freeValues(new Set(params.values()))
+        }
+      }),
+    async base(make = toyModel) {
+      backend ??= Promise.resolve(makeBackend())
+      const model = await make(await backend)
+      made.push(model)
+      return model
+    },
+    adapted: (model, name = "default", at = targets) => adapt(model, method, { name, targetModules: at }),
+    async load(model, folder, name = "default") {
+      const found = await loadAdapter(model, folder, { methods: [method], name })
+      loaded.push(adapterOf(found.model, name))
+      return found
+    },
   }
 }
 
@@ -48,33 +95,15 @@ export function setValues(backend: Backend, parameter: Tensor, values: Float32Ar
   scope(engine, () => noGrad(engine, () => assign(parameter, tensor(backend, values, parameter.shape))))
 }
 
-export type Folder = Parameters<typeof saveAdapter>[1] & {
-  readonly files: ReadonlyMap<string, Uint8Array>
-  open(path: string): Promise<{ name: string; size: number; read(start: number, end: number): Promise<Uint8Array> }>
-  has(path: string): Promise<boolean>
-}
-
-/** A folder in memory. */
-export function memoryFolder(): Folder {
-  const files = new Map<string, Uint8Array>()
-  return {
-    name: "memory",
-    files,
-    async write(path, chunks) {
-      const bytes: number[] = []
-      for await (const chunk of chunks) bytes.push(...chunk)
-      files.set(path, Uint8Array.from(bytes))
-    },
-    async open(path) {
-      const data = files.get(path)
-      if (!data) throw new PeftError("E_FILE_NOT_FOUND", `[conformance] ${path} was not written`)
-      return { name: path, size: data.length, read: async (start, end) => data.subarray(start, end) }
-    },
-    has: async (path) => files.has(path),
+/** Gives the last adapter of `to` the parameters of the last of `from`, which sits on the same sites. */
+export function copyParameters(from: Model, to: Model): void {
+  const [source, target] = [from.view.adapters.at(-1), to.view.adapters.at(-1)]
+  for (const [path, { params }] of source?.sites ?? []) {
+    for (const [key, { value }] of Object.entries(params)) {
+      const parameter = target?.sites.get(path)?.params[key]
+      if (!parameter) throw new Error(`${path} has no parameter ${key} the second time`)
+      const { engine } = value
+      scope(engine, () => noGrad(engine, () => assign(parameter.value, value.mul(1))))
+    }
   }
-}
-
-/** A folder inside another. */
-export function subfolder(folder: Folder, name: string): Folder {
-  return { ...folder, open: (path) => folder.open(`${name}/${path}`), has: (path) => folder.has(`${name}/${path}`) }
 }

@@ -1,40 +1,64 @@
-/** Every optional kernel a backend has, against its decomposition: the same operation on the same backend with that kernel taken away. */
-import type { AdamWScalars, Backend, TypedArray } from "@peftjs/core"
+/**
+ * Every optional kernel a backend has: against arithmetic on the host, and, through core's operations, against its decomposition, which
+ * is the same operation on the same backend with that kernel taken away.
+ */
+import type { AdamWScalars, Backend, DType, FusedKernels, TypedArray } from "@peftjs/core"
 import { check, close } from "../assert.ts"
 import type { Runner } from "../runner.ts"
 import { numbers } from "./host.ts"
+import { attentionBackwardCases, attentionCases } from "./kernel-cases-attention.ts"
+import { casesOfRows, type RowKernel } from "./kernel-cases-fused.ts"
+import { checkKernels, type KernelCase } from "./kernel-check.ts"
 import { networkCases } from "./op-cases-nn.ts"
-import { runOp } from "./op-check.ts"
-import { tolerances } from "./tolerances.ts"
+import { type OpCase, runOp } from "./op-check.ts"
+import { toleranceOf } from "./tolerances.ts"
+
+const rows = (kernel: RowKernel) => (dtypes: readonly DType[]) => casesOfRows(kernel, dtypes)
+
+/** The cases of each optional kernel. */
+export const fusedCases: Readonly<Record<keyof FusedKernels, (dtypes: readonly DType[]) => readonly KernelCase[]>> = {
+  softmax: rows("softmax"),
+  logSumExp: rows("logSumExp"),
+  rmsNorm: rows("rmsNorm"),
+  rmsNormBackward: rows("rmsNormBackward"),
+  layerNorm: rows("layerNorm"),
+  layerNormBackward: rows("layerNormBackward"),
+  rope: rows("rope"),
+  attention: () => attentionCases,
+  attentionBackward: () => attentionBackwardCases,
+}
+const fusedNames: readonly (keyof FusedKernels)[] = Object.keys(fusedCases) as (keyof FusedKernels)[]
 
 export function fusedChecks(backendOf: () => Promise<Backend>, { it }: Runner): void {
-  for (const kernel of ["softmax", "rmsNorm", "rmsNormBackward", "attention", "attentionBackward"] as const) {
-    it(`fused ${kernel} equals its decomposition`, async () => {
+  for (const kernel of fusedNames) {
+    it(`fused ${kernel} equals arithmetic on the host, where there is one`, async () => {
+      const backend = await backendOf()
+      if (backend.kernels[kernel]) await checkKernels(backend, fusedCases[kernel](backend.supports.dtypes))
+    })
+    it(`fused ${kernel} equals its decomposition, where there is one`, async () => {
       const backend = await backendOf()
       if (!backend.kernels[kernel]) return
       const { [kernel]: _, ...rest } = backend.kernels
       const plain: Backend = { ...backend, kernels: rest }
-      for (const test of networkCases.filter((c) => c.fused?.includes(kernel))) {
-        const [fused, decomposed] = [await runOp(backend, test), await runOp(plain, test)]
-        close(fused.value, decomposed.value, tolerances.composed, test.name)
-        for (const [i, gradient] of decomposed.gradients.entries()) {
-          if (gradient)
-            close(
-              fused.gradients[i] as TypedArray,
-              gradient,
-              tolerances.composed,
-              `${test.name}: gradient of input ${i}`,
-            )
-        }
-      }
+      for (const test of networkCases.filter((c) => c.fused?.includes(kernel))) await compare(backend, plain, test)
     })
   }
 
-  it("in-place adamw equals its formula", async () => {
+  it("in-place adamw equals its formula, where there is one", async () => {
     const backend = await backendOf()
     if (!backend.kernels.adamw) return
     for (const n of [0, 1, 7, 65]) await checkAdamW(backend, n)
   })
+}
+
+async function compare(backend: Backend, plain: Backend, test: OpCase): Promise<void> {
+  const [fused, decomposed] = await Promise.all([runOp(backend, test), runOp(plain, test)])
+  close(fused.value, decomposed.value, toleranceOf("composed"), test.name)
+  for (const [i, gradient] of decomposed.gradients.entries()) {
+    if (!gradient) continue
+    const found = fused.gradients[i] as TypedArray
+    close(found, gradient, toleranceOf("composed"), `${test.name}: gradient of input ${i}`)
+  }
 }
 
 async function checkAdamW(backend: Backend, n: number): Promise<void> {
@@ -60,15 +84,17 @@ async function checkAdamW(backend: Backend, n: number): Promise<void> {
     (s.learningRate * ((nextM[i] as number) / s.correction1)) /
     (Math.sqrt((nextV[i] as number) / s.correction2) + s.epsilon)
   const nextP = Array.from(p, (x, i) => x * (1 - s.learningRate * s.weightDecay) - moved(i))
-  const wanted = [nextP, g, nextM, nextV, p] as const
-  for (const [i, buffer] of [pb, gb, mb, vb, copy].entries()) {
-    close(
-      await backend.read(buffer),
-      wanted[i] as ArrayLike<number>,
-      i === 1 || i === 4 ? 0 : tolerances.sum,
-      `adamw of ${n}: ${["p", "g", "m", "v", "a slice of p"][i]}`,
-    )
-    backend.free(buffer)
-  }
+  const wanted: readonly (readonly [string, ArrayLike<number>, "adamw" | "exact"])[] = [
+    ["p", nextP, "adamw"],
+    ["g", g, "exact"],
+    ["m", nextM, "adamw"],
+    ["v", nextV, "adamw"],
+    ["a slice of p", p, "exact"],
+  ]
+  const buffers = [pb, gb, mb, vb, copy]
+  const found = await Promise.all(buffers.map((buffer) => backend.read(buffer)))
+  for (const [i, [what, expected, tolerance]] of wanted.entries())
+    close(found[i] as TypedArray, expected, toleranceOf(tolerance), `adamw of ${n}: ${what}`)
+  for (const buffer of buffers) backend.free(buffer)
   check(pb !== copy, "a slice is not a new buffer")
 }

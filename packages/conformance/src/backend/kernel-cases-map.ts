@@ -1,9 +1,9 @@
 /** Cases of `map` and `reduce`. */
-import type { DeviceBuffer, MapInput, Shape } from "@peftjs/core"
+import type { DeviceBuffer, DType, MapInput, Shape } from "@peftjs/core"
 import { call, coordinate, input, scalar, sizeOf } from "@peftjs/core"
+import { type HalfType, halfTypes, halves } from "./half.ts"
 import { at, host, numbers, spread, sum, tabulate } from "./host.ts"
 import type { KernelCase } from "./kernel-check.ts"
-import { tolerances } from "./tolerances.ts"
 
 const mapShapes: readonly (readonly [a: Shape, b: Shape, out: Shape])[] = [
   [[], [], []],
@@ -48,7 +48,7 @@ function broadcasting([a, b, out]: (typeof mapShapes)[number]): KernelCase {
     inputs: [{ data: ints, dtype: "i32" }, { data: floats }],
     run: ({ kernels }, [p, q]) => kernels.map(expr, [operand(p, a), operand(q, b)], [0.25, 2], out, "f32"),
     expected: tabulate(out, (...c) => (spread(x, c) - 2) * spread(y, c) + 0.25).data,
-    tolerance: tolerances.elementwise,
+    tolerance: "elementwise",
   }
 }
 
@@ -91,11 +91,27 @@ function reduceCase(op: "sum" | "max", outer: number, n: number, inner: number):
     expected: tabulate([outer, inner], (o, i) =>
       op === "sum" ? sum(n, (j) => at(x, o, j, i)) : Math.max(...terms(o, i)),
     ).data,
-    ...(op === "sum" ? { tolerance: tolerances.sum } : {}),
+    ...(op === "sum" ? { tolerance: "reduce" } : {}),
   }
 }
 
-export const mapCases: readonly KernelCase[] = [...mapShapes.map(broadcasting), ...mapShapes.map(reading)]
+/** Minus a number of 16 bits into the same type, odd lengths among them: two numbers share a word. */
+function halfMap([a, , out]: (typeof mapShapes)[number], dtype: HalfType): KernelCase {
+  const { data } = halves(sizeOf(a), dtype)
+  const x = host(a, data)
+  return {
+    label: `map of ${dtype} [${a}] to ${dtype} [${out}]`,
+    inputs: [{ data, dtype }],
+    run: ({ kernels }, [p]) => kernels.map(call("neg", input(0)), [operand(p, a)], [], out, dtype),
+    expected: tabulate(out, (...c) => spread(x, c) ^ 0x8000).data,
+    dtype,
+  }
+}
+
+export function mapCases(dtypes: readonly DType[]): readonly KernelCase[] {
+  const stored = halfTypes(dtypes).flatMap((dtype) => mapShapes.map((shapes) => halfMap(shapes, dtype)))
+  return [...mapShapes.map(broadcasting), ...mapShapes.map(reading), ...stored]
+}
 
 export const reduceCases: readonly KernelCase[] = axes.flatMap(([outer, n, inner]) => [
   reduceCase("sum", outer, n, inner),

@@ -3,7 +3,6 @@ import type { DeviceBuffer, DType } from "@peftjs/core"
 import { type HalfType, halfTypes, halves } from "./half.ts"
 import { at, host, numbers, sum, tabulate } from "./host.ts"
 import type { KernelCase } from "./kernel-check.ts"
-import { tolerances } from "./tolerances.ts"
 
 type Product = readonly [batch: number, m: number, n: number, k: number]
 const products: readonly Product[] = [
@@ -43,7 +42,7 @@ function matmulCase([batch, m, n, k]: Product, transA: boolean, transB: boolean)
     run: (backend, [p, q]) =>
       backend.kernels.matmul(p as DeviceBuffer, q as DeviceBuffer, { batch, m, n, k, transA, transB }),
     expected: tabulate([batch, m, n], (c, i, j) => sum(k, (p) => term(c, i, j, p))).data,
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   }
 }
 
@@ -61,7 +60,7 @@ function halfMatmul(dtype: HalfType, second: boolean): KernelCase {
     run: ({ kernels }, [p, q]) =>
       kernels.matmul(p as DeviceBuffer, q as DeviceBuffer, { ...dims, m: second ? m : n, n: second ? n : m }),
     expected: second ? tabulate([m, n], dot).data : tabulate([n, m], (j, i) => dot(i, j)).data,
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   }
 }
 

@@ -18,7 +18,18 @@ const required = [
   "concat",
   "randomBits",
 ] as const
-const optional = ["softmax", "rmsNorm", "rmsNormBackward", "attention", "attentionBackward", "adamw"] as const
+const optional = [
+  "softmax",
+  "logSumExp",
+  "rmsNorm",
+  "rmsNormBackward",
+  "layerNorm",
+  "layerNormBackward",
+  "rope",
+  "attention",
+  "attentionBackward",
+  "adamw",
+] as const
 
 /** Values, as bf16 and f16 round them to nearest even; the patterns of 16 bits. */
 const roundings: readonly (readonly [value: number, bf16: number, f16: number])[] = [
@@ -51,7 +62,10 @@ export function manifestChecks(backendOf: () => Promise<Backend>, { it }: Runner
       check(supports.dtypes.includes(type), `${type} is required, but not declared`)
     for (const kernel of required) check(typeof kernels[kernel] === "function", `there is no kernel ${kernel}`)
     const known: readonly string[] = [...required, ...optional]
-    for (const kernel of Object.keys(kernels)) check(known.includes(kernel), `the contract has no kernel ${kernel}`)
+    for (const [kernel, value] of Object.entries(kernels)) {
+      check(known.includes(kernel), `the contract has no kernel ${kernel}`)
+      check(typeof value === "function", `${kernel} is declared, but is ${String(value)}; leave out what there is not`)
+    }
   })
 
   for (const dtype of allTypes) {

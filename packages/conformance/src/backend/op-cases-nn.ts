@@ -12,7 +12,7 @@ import {
   rope,
   softmax,
 } from "@peftjs/core"
-import { at, type Host, softmaxOf, sum, tabulate } from "./host.ts"
+import { at, type Host, softmaxOf, spread, sum, tabulate } from "./host.ts"
 import { fixed, ints, type OpCase, type OpInput, real } from "./op-check.ts"
 
 const t = (x: readonly Tensor[], i: number): Tensor => x[i] as Tensor
@@ -45,6 +45,7 @@ function rmsNormCase(rows: number, n: number, eps: number): OpCase {
 function layerNormCase(rows: number, n: number, eps: number): OpCase {
   return {
     name: `layerNorm [${rows}, ${n}], eps ${eps}`,
+    fused: ["layerNorm", "layerNormBackward"],
     inputs: [real("x", [rows, n]), real("weight", [n]), real("bias", [n])],
     run: (x) => layerNorm(t(x, 0), t(x, 1), t(x, 2), eps),
     reference: (x) =>
@@ -56,17 +57,21 @@ function layerNormCase(rows: number, n: number, eps: number): OpCase {
   }
 }
 
-const ropeCase: OpCase = {
-  name: "rope",
-  inputs: [real("x", [2, 3, 2, 6]), fixed("cos", [1, 3, 1, 3]), fixed("sin", [1, 3, 1, 3])],
-  run: (x) => rope(t(x, 0), t(x, 1), t(x, 2)),
-  reference: (x) =>
-    tabulate([2, 3, 2, 6], (b, i, head, d) => {
-      const half = d % 3
-      const [c, s] = [at(h(x, 1), 0, i, 0, half), at(h(x, 2), 0, i, 0, half)]
-      const part = (k: number): number => at(h(x, 0), b, i, head, k)
-      return d < 3 ? part(half) * c - part(half + 3) * s : part(half + 3) * c + part(half) * s
-    }),
+/** Angles for each of the two texts, or the same for both. */
+function ropeCase(rows: 1 | 2): OpCase {
+  return {
+    name: `rope, angles of ${rows} rows`,
+    fused: ["rope"],
+    inputs: [real("x", [2, 3, 2, 6]), fixed("cos", [rows, 3, 1, 3]), fixed("sin", [rows, 3, 1, 3])],
+    run: (x) => rope(t(x, 0), t(x, 1), t(x, 2)),
+    reference: (x) =>
+      tabulate([2, 3, 2, 6], (b, i, head, d) => {
+        const angle = [b, i, head, d % 3]
+        const [c, s] = [spread(h(x, 1), angle), spread(h(x, 2), angle)]
+        const part = (k: number): number => at(h(x, 0), b, i, head, k)
+        return d < 3 ? part(d) * c - part(d + 3) * s : part(d) * c + part(d - 3) * s
+      }),
+  }
 }
 
 interface Heads {
@@ -148,6 +153,7 @@ function lossOf(logit: (row: number, id: number) => number): Host {
 
 const crossEntropyCase: OpCase = {
   name: "crossEntropy",
+  fused: ["logSumExp"],
   inputs: [real("logits", [4, 7], -3, 3), ints([4], labels)],
   run: (x) => crossEntropy(t(x, 0), t(x, 1)),
   reference: (x) => lossOf((row, id) => at(h(x, 0), row, id)),
@@ -158,6 +164,7 @@ function linearCrossEntropyCase(parts: readonly number[], trainable: boolean, vo
   const make = trainable ? real : fixed
   return {
     name: `linearCrossEntropy, ${trainable ? "trainable" : "frozen"} parts ${parts}, chunks of ${vocabChunk}`,
+    fused: ["logSumExp"],
     inputs: [
       real("x", [4, 3], -2, 2),
       ints([4], labels),
@@ -186,7 +193,8 @@ export const networkCases: readonly OpCase[] = [
   rmsNormCase(3, 5, 0.5),
   layerNormCase(3, 7, 1e-5),
   layerNormCase(2, 65, 0.5),
-  ropeCase,
+  ropeCase(1),
+  ropeCase(2),
   attentionCase("one head", one),
   attentionCase("one token", { ...one, queries: 1, keys: 1 }),
   attentionCase("grouped heads", grouped),

@@ -3,7 +3,6 @@ import type { Shape, Tensor } from "@peftjs/core"
 import { call, checkpoint, concat, coordinate, denseWeight, input, map, scalar } from "@peftjs/core"
 import { at, type Host, host, spread, sum, tabulate } from "./host.ts"
 import { ints, type OpCase, real } from "./op-check.ts"
-import { tolerances } from "./tolerances.ts"
 
 type Unary = "neg" | "exp" | "log" | "sqrt" | "rsqrt" | "abs" | "tanh" | "sigmoid" | "silu" | "square"
 const unary: Readonly<Record<Unary, (x: number) => number>> = {
@@ -38,7 +37,7 @@ function unaryCase(name: Unary): OpCase {
     inputs: [real(name, [3, 5], positive ? 0.5 : -2, 2)],
     run: (x) => x0(x)[name](),
     reference: (x) => ({ shape: [3, 5], data: x0(x).data.map(unary[name]) }),
-    tolerance: tolerances.elementwise * 2,
+    tolerance: "elementwiseGradient",
   }
 }
 
@@ -48,7 +47,7 @@ function binaryCase(name: Binary, a: Shape, b: Shape, out: Shape): OpCase {
     inputs: [real("a", a), real("b", b, 0.5, 2)],
     run: (x) => x0(x)[name](x1(x)),
     reference: (x) => tabulate(out, (...c) => binary[name](spread(x0(x), c), spread(x1(x), c))),
-    tolerance: tolerances.sum,
+    tolerance: "reduce",
   }
 }
 
@@ -71,7 +70,7 @@ function reduceCase(op: "sum" | "max" | "mean", shape: Shape, axis: number | und
       )
       return host(out, whole.data)
     },
-    tolerance: tolerances.sum,
+    tolerance: "reduce",
   }
 }
 
@@ -86,7 +85,7 @@ function matmulCase(turnA: boolean, turnB: boolean): OpCase {
       tabulate([m, n], (i, j) =>
         sum(k, (p) => (turnA ? at(x0(x), p, i) : at(x0(x), i, p)) * (turnB ? at(x1(x), j, p) : at(x1(x), p, j))),
       ),
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   }
 }
 
@@ -96,14 +95,14 @@ const batchedCases: readonly OpCase[] = [
     inputs: [real("a", [2, 3, 4]), real("b", [4, 5])],
     run: (x) => x0(x).matmul(x1(x)),
     reference: (x) => tabulate([2, 3, 5], (c, i, j) => sum(4, (p) => at(x0(x), c, i, p) * at(x1(x), p, j))),
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   },
   {
     name: "matmul [2, 3, 4] · [2, 4, 5]",
     inputs: [real("a", [2, 3, 4]), real("b", [2, 4, 5])],
     run: (x) => x0(x).matmul(x1(x)),
     reference: (x) => tabulate([2, 3, 5], (c, i, j) => sum(4, (p) => at(x0(x), c, i, p) * at(x1(x), c, p, j))),
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   },
 ]
 
@@ -123,42 +122,42 @@ const moveCases: readonly OpCase[] = [
     inputs: [real("x", [2, 3, 4])],
     run: (x) => x0(x).permute([2, 0, 1]),
     reference: (x) => tabulate([4, 2, 3], (k, i, j) => at(x0(x), i, j, k)),
-    tolerance: 0.5e-6,
+    tolerance: "movedGradient",
   },
   {
     name: "T, outside of a product",
     inputs: [real("x", [3, 4])],
     run: (x) => x0(x).T.mul(2),
     reference: (x) => tabulate([4, 3], (i, j) => 2 * at(x0(x), j, i)),
-    tolerance: tolerances.elementwise,
+    tolerance: "elementwise",
   },
   {
     name: "slice",
     inputs: [real("x", [2, 5, 3])],
     run: (x) => x0(x).slice(1, 1, 4),
     reference: (x) => tabulate([2, 3, 3], (o, j, i) => at(x0(x), o, j + 1, i)),
-    tolerance: 0.5e-6,
+    tolerance: "movedGradient",
   },
   {
     name: "concat",
     inputs: [real("a", [2, 1, 3]), real("b", [2, 4, 3])],
     run: (x) => concat(x, 1),
     reference: (x) => tabulate([2, 5, 3], (o, j, i) => (j === 0 ? at(x0(x), o, 0, i) : at(x1(x), o, j - 1, i))),
-    tolerance: 0.5e-6,
+    tolerance: "movedGradient",
   },
   {
     name: "reshape",
     inputs: [real("x", [2, 6])],
     run: (x) => x0(x).reshape([3, -1]),
     reference: (x) => host([3, 4], x0(x).data),
-    tolerance: 0.5e-6,
+    tolerance: "movedGradient",
   },
   {
     name: "one tensor used twice",
     inputs: [real("x", [3, 3])],
     run: (x) => x0(x).matmul(x0(x).T).add(x0(x)),
     reference: (x) => tabulate([3, 3], (i, j) => sum(3, (p) => at(x0(x), i, p) * at(x0(x), j, p)) + at(x0(x), i, j)),
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   },
   {
     name: "map with coordinates and scalars",
@@ -168,28 +167,28 @@ const moveCases: readonly OpCase[] = [
         scalars: [0.5],
       }),
     reference: (x) => tabulate([3, 4], (i, j) => (at(x0(x), i, j) + 0.5 * j) * at(x0(x), i, j)),
-    tolerance: tolerances.elementwise,
+    tolerance: "elementwise",
   },
   {
     name: "gather and scatterAdd: rows of a weight",
     inputs: [real("table", [7, 3]), ints([2, 3], ids)],
     run: (x) => denseWeight([x0(x)]).rows(x1(x)),
     reference: (x) => tabulate([2, 3, 3], (i, j, w) => at(x0(x), x1(x).data[i * 3 + j] as number, w)),
-    tolerance: 0.5e-6,
+    tolerance: "movedGradient",
   },
   {
     name: "rows of a weight in parts",
     inputs: [...tableInputs, ints([6], ids)],
     run: (x) => denseWeight(x.slice(0, 3)).rows(x[3] as Tensor),
     reference: (x) => tabulate([6, 3], (i, w) => at(joined(x.slice(0, 3)), ids[i] as number, w)),
-    tolerance: 0.5e-6,
+    tolerance: "movedGradient",
   },
   {
     name: "a range of rows of a weight in parts",
     inputs: tableInputs,
     run: (x) => denseWeight(x).rows({ start: 1, end: 7 }).mul(1),
     reference: (x) => tabulate([6, 3], (i, w) => at(joined(x), i + 1, w)),
-    tolerance: 0.5e-6,
+    tolerance: "movedGradient",
   },
   {
     name: "x·Wᵀ of a weight in parts",
@@ -197,14 +196,14 @@ const moveCases: readonly OpCase[] = [
     run: (x) => denseWeight(x.slice(1)).matmul(x0(x)),
     reference: (x) =>
       tabulate([2, 2, 7], (b, i, j) => sum(3, (p) => at(x0(x), b, i, p) * at(joined(x.slice(1)), j, p))),
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   },
   {
     name: "x·W of a weight in parts",
     inputs: [real("x", [2, 7]), ...tableInputs],
     run: (x) => denseWeight(x.slice(1)).matmul(x0(x), { transpose: true }),
     reference: (x) => tabulate([2, 3], (i, j) => sum(7, (p) => at(x0(x), i, p) * at(joined(x.slice(1)), p, j))),
-    tolerance: tolerances.sum,
+    tolerance: "matmul",
   },
   {
     name: "checkpoint",

@@ -3,7 +3,7 @@ import type { Backend, DeviceBuffer, Expr, ScalarFunction } from "@peftjs/core"
 import { call, constant, input, randomWords, scalarFunctions, uniform } from "@peftjs/core"
 import type { Runner } from "../runner.ts"
 import { checkKernel } from "./kernel-check.ts"
-import { tolerances } from "./tolerances.ts"
+import type { ToleranceOp } from "./tolerances.ts"
 
 const points = [-9.5, -3, -1, -0.5, -1e-3, 0, 1e-3, 0.25, 0.5, 1, 1.5, 2, 7, 9.75].map(Math.fround)
 const exact: readonly ScalarFunction[] = ["neg", "abs", "floor", "max", "min", "lt", "le", "eq", "select"]
@@ -15,7 +15,7 @@ export function scalarFunctionChecks(backendOf: () => Promise<Backend>, { it }: 
       const finite = combinations(row.arity).filter((args) => Number.isFinite(row.value(...args)))
       const args = Array.from({ length: row.arity }, (_, i) => input(i))
       const columns = args.map((_, i) => Float32Array.from(finite, (values) => values[i] as number))
-      const tolerance = exact.includes(op) ? 0 : tolerances.elementwise
+      const tolerance = exact.includes(op) ? "exact" : "elementwise"
       await checkMap(
         await backendOf(),
         op,
@@ -38,7 +38,7 @@ export function scalarFunctionChecks(backendOf: () => Promise<Backend>, { it }: 
       [-2, 0, 3],
     )
     const guarded = call("select", call("lt", constant(0), input(0)), call("log", input(0)), constant(-1))
-    await checkMap(backend, "select(0 < x, log(x), -1)", guarded, [x], [-1, -1, Math.log(3)], tolerances.elementwise)
+    await checkMap(backend, "select(0 < x, log(x), -1)", guarded, [x], [-1, -1, Math.log(3)], "elementwise")
     const words = randomWords([3, 4], 65)
     await checkKernel(backend, {
       label: "uniform",
@@ -46,6 +46,7 @@ export function scalarFunctionChecks(backendOf: () => Promise<Backend>, { it }: 
       run: ({ kernels }, [bits]) =>
         kernels.map(uniform(0), [{ buffer: bits as DeviceBuffer, shape: [65] }], [], [65], "f32"),
       expected: Float64Array.from(words, (word) => (word >>> 8) / 2 ** 24),
+      tolerance: "random",
     })
   })
 }
@@ -61,7 +62,7 @@ async function checkMap(
   expr: Expr,
   columns: readonly Float32Array[],
   expected: readonly number[],
-  tolerance = 0,
+  tolerance: ToleranceOp = "exact",
 ): Promise<void> {
   const shape = [expected.length]
   await checkKernel(backend, {

@@ -29,6 +29,8 @@ const common: PeftConfig = {
   target_modules: null,
   task_type: null,
 }
+/** Those that not every type has in PEFT, which warns where they are too many: written for the types that name them among their defaults. */
+const ofSomeTypes: readonly string[] = ["layers_pattern", "layers_to_transform"]
 /** What an adapter trains beside its method. Core understands these for every method; PEFT writes them for some. */
 const beside: PeftConfig = {
   bias: "none",
@@ -157,7 +159,7 @@ function besideKeys(format: AdapterFormat, options: OverlayOptions): PeftConfig 
   )
 }
 
-/** A complete config for a new adapter. */
+/** A complete config for a new adapter; what the format gives as undefined is left out of the file. */
 export function newConfig(
   format: AdapterFormat,
   own: PeftConfig,
@@ -166,12 +168,12 @@ export function newConfig(
   options: OverlayOptions,
 ): PeftConfig {
   return {
-    ...common,
+    ...Object.fromEntries(Object.entries(common).filter(([key]) => !ofSomeTypes.includes(key))),
+    peft_version: peftVersion,
     ...format.defaults,
     ...own,
     ...besideKeys(format, options),
     peft_type: format.peftType,
-    peft_version: peftVersion,
     task_type: "CAUSAL_LM",
     base_model_name_or_path: base,
     target_modules: targets,

@@ -48,7 +48,7 @@ export interface LoadReport {
 /**
  * Puts an adapter from a folder on a model.
  * Throws E_PEFT_TYPE (no method given for it), E_CONFIG, E_CONFIG_UNSUPPORTED, E_JSON, E_TARGET (nothing selected), E_ADAPTER_SHAPE,
- * E_ADAPTER_KEYS (strict), E_FILE_NOT_FOUND and the safetensors reader's errors; the model is not changed then.
+ * E_ADAPTER_COPY, E_ADAPTER_KEYS (strict), E_FILE_NOT_FOUND and the safetensors reader's errors; the model is not changed then.
  */
 export async function loadAdapter(
   model: Model,
@@ -111,7 +111,7 @@ function requireComplete({ missing, unexpected }: Pick<LoadReport, "missing" | "
 }
 
 function formatFor(config: PeftConfig, methods: LoadAdapterOptions["methods"], where: string): AdapterFormat {
-  const formats = methods.flatMap((m) => (m.format ? [m.format] : []))
+  const formats = methods.flatMap((m) => (m.format ? [m.format, ...(m.format.alternatives ?? [])] : []))
   const ofType = formats.filter((f) => f.peftType === config.peft_type)
   const found = ofType.find((f) => f.claims?.(config)) ?? ofType.find((f) => !f.claims)
   if (found) return found
@@ -146,7 +146,12 @@ async function fill(
   const stock: Stock = { file, used: new Set() }
   const missing: string[] = []
   let parameters = 0
-  const put = async (name: string, parts: readonly Tensor[], where: string): Promise<void> => {
+  const put = async (
+    name: string,
+    parts: readonly Tensor[],
+    where: string,
+    copies: readonly string[] = [],
+  ): Promise<void> => {
     const key = take(stock, name)
     if (key === undefined) {
       missing.push(name)
@@ -162,6 +167,7 @@ async function fill(
     }
     const values = toFloat32(dtype, data)
     parameters += values.length
+    for (const copy of copies) await requireCopy(stock, copy, key, shape, values)
     let at = 0
     for (const part of parts) {
       const own = values.subarray(at, at + part.size)
@@ -178,8 +184,10 @@ async function fill(
   for (const [path, state] of adapter.sites) {
     const site = model.sites.get(path) as Site
     for (const [param, { value, saved }] of Object.entries(state.params)) {
-      const name = `${keyPrefix}${path}.${format.tensorName(param, site.kind)}`
-      if (saved) await put(name, [value], `at ${path} [${site.out}, ${site.in}]`)
+      const spelled = (name: string): string => `${keyPrefix}${path}.${name}`
+      const copies = format.copies?.(param, site.kind).map(spelled)
+      const name = spelled(format.tensorName(param, site.kind))
+      if (saved) await put(name, [value], `at ${path} [${site.out}, ${site.in}]`, copies)
     }
     const base = await savedBase(model, site, stock)
     states.set(path, base ? { ...state, base } : state)
@@ -189,6 +197,24 @@ async function fill(
   }
   const unexpected = [...file.tensors.keys()].filter((key) => !stock.used.has(key))
   return { filled: { ...adapter, sites: states }, report: { sites: states.size, parameters, missing, unexpected } }
+}
+
+/** Refuses a file in which what should be a copy of a tensor is something else. */
+async function requireCopy(
+  stock: Stock,
+  name: string,
+  of: string,
+  shape: readonly number[],
+  values: Float32Array,
+): Promise<void> {
+  const key = take(stock, name)
+  if (key === undefined) return
+  const copy = await stock.file.read(key)
+  if (sameShape(copy.shape, shape) && toFloat32(copy.dtype, copy.data).every((x, i) => x === values[i])) return
+  throw new PeftError(
+    "E_ADAPTER_COPY",
+    `[core] ${stock.file.name}: ${key} differs from ${of}, of which it should be a copy; the file is damaged or of another method`,
+  )
 }
 
 /** The base weight that PEFT stores beside an adapter on an embedding or a head. */

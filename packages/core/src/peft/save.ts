@@ -24,13 +24,18 @@ interface Lazy {
 
 /**
  * Writes adapter_model.safetensors, adapter_config.json and README.md. An adapter not called "default" goes to a subfolder of its name,
- * as in PEFT. A loaded adapter keeps its config's spelling and unknown keys.
+ * as in PEFT. A loaded adapter keeps its config's spelling and unknown keys, unless another `format` than its own is asked for.
  * Throws E_EMPTY_ADAPTER, E_NO_FORMAT, E_ADAPTER_NAME, and what the sink throws; every file is written whole or not at all.
  */
-export async function saveAdapter(model: Model, sink: FileSink, options: { name?: string } = {}): Promise<void> {
+export async function saveAdapter(
+  model: Model,
+  sink: FileSink,
+  options: { name?: string; format?: AdapterFormat } = {},
+): Promise<void> {
   const adapter = adapterOf(model, options.name)
-  const config = configOf(model, adapter)
-  const tensors = tensorsOf(model, adapter)
+  const format = options.format ?? formatOf(adapter)
+  const config = configOf(model, adapter, format)
+  const tensors = tensorsOf(model, adapter, format)
   const folder = adapter.name === "default" ? "" : `${adapter.name}/`
   await writeSafetensors(sink, `${folder}${weightsFile}`, tensors, { format: "pt" })
   await writeText(sink, `${folder}${configFile}`, formatConfig(config))
@@ -38,9 +43,8 @@ export async function saveAdapter(model: Model, sink: FileSink, options: { name?
 }
 
 /** The config that `saveAdapter` writes. */
-export function configOf(model: Model, adapter: Adapter): PeftConfig {
-  if (adapter.loaded) return { ...adapter.loaded, inference_mode: true }
-  const format = formatOf(adapter)
+export function configOf(model: Model, adapter: Adapter, format: AdapterFormat = formatOf(adapter)): PeftConfig {
+  if (adapter.loaded && format === adapter.method.format) return { ...adapter.loaded, inference_mode: true }
   const sites = [...adapter.sites.keys()].map((path) => model.sites.get(path) as Site)
   const targets = shortestSuffixes(model, [...adapter.sites.keys()])
   return newConfig(format, format.write(adapter.method, sites), model.name, targets, adapter.overlayOptions)
@@ -54,16 +58,16 @@ function formatOf({ method }: Adapter): AdapterFormat {
   )
 }
 
-function tensorsOf(model: Model, adapter: Adapter): [string, Lazy][] {
-  const format = formatOf(adapter)
+function tensorsOf(model: Model, adapter: Adapter, format: AdapterFormat): [string, Lazy][] {
   const found = [...adapter.sites].flatMap(([path, state]) => {
     const site = model.sites.get(path) as Site
     const own = Object.entries(state.params)
       .filter(([, p]) => p.saved)
-      .map(([name, p]): [string, Lazy] => [
-        `${keyPrefix}${path}.${format.tensorName(name, site.kind)}`,
-        lazy([p.value]),
-      ])
+      .flatMap(([name, p]) =>
+        [format.tensorName(name, site.kind), ...(format.copies?.(name, site.kind) ?? [])].map(
+          (spelled): [string, Lazy] => [`${keyPrefix}${path}.${spelled}`, lazy([p.value])],
+        ),
+      )
     if (!savedWithBase.includes(path.split(".").at(-1) as string)) return own
     const base = baseTensors(state.base ?? weightAt(model.definition, model.view, site))
     return base ? [...own, [`${keyPrefix}${path}.base_layer.weight`, lazy(base)] as [string, Lazy]] : own

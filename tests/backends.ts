@@ -1,0 +1,27 @@
+/**
+ * Every backend of the workspace for where a test runs, Node or a page, as the conformance kit takes them. Each backend package says in
+ * test/device.ts which it has; nothing is listed here.
+ */
+/// <reference types="vite/client" />
+import type { BackendEntry } from "@peftjs/conformance"
+
+const devices = import.meta.glob<{ readonly backends: Readonly<Record<string, BackendEntry>> }>(
+  "../packages/backend-*/test/device.ts",
+  { eager: true },
+)
+
+/** Names and factories, or the reason why one is absent here. */
+export const backends: Readonly<Record<string, BackendEntry>> = Object.assign(
+  {},
+  ...Object.values(devices).map((device) => device.backends),
+)
+
+/**
+ * The backends that REQUIRE_BACKENDS names (comma separated) and whose absence is a failure. "chromium" there is a place, not a backend; and
+ * a page is not asked for a backend that its package has for Node alone.
+ */
+export const required: readonly string[] = (import.meta.env.REQUIRE_BACKENDS ?? "")
+  .split(",")
+  .map((name: string) => name.trim())
+  .filter((name: string) => name !== "" && name !== "chromium")
+  .filter((name: string) => typeof window === "undefined" || name in backends)
