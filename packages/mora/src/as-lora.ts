@@ -1,0 +1,128 @@
+/**
+ * An adapter's update of a layer as a LoRA: exactly where MoRA is one, by the best approximation of a rank for MoRA with rotation and for any
+ * other method that merges. Values on the host; writes no files.
+ */
+import {
+  adapterOf,
+  type Backend,
+  bindModel,
+  engineOf,
+  free,
+  hold,
+  type Model,
+  mergedValue,
+  mergePlan,
+  noGrad,
+  PeftError,
+  type Site,
+  scope,
+  type Tensor,
+  vectorAt,
+  weightAt,
+} from "@peftjs/core"
+import { moraDelta, moraFactors } from "./delta.ts"
+import { truncatedSvd } from "./svd.ts"
+import type { MoraType } from "./types.ts"
+
+export interface LoraFactors {
+  readonly rank: number
+  /** [rank, in], row-major; of an embedding `lora_embedding_A`, [rank, ids]. */
+  readonly A: Float32Array
+  /** [out, rank], row-major; of an embedding `lora_embedding_B`, [width, rank]. W' = W + B·A: scaling 1, so alpha is the rank. */
+  readonly B: Float32Array
+  /** ‖delta - B·A‖ / ‖delta‖ (Frobenius). 0 where the LoRA is exact, and for an update of zero. */
+  readonly error: number
+}
+
+/**
+ * The LoRA of one layer's update.
+ *
+ * @param rank highest rank; an exact LoRA needs MoRA's R and is given where no rank is asked for, or one as high; else 64 by default
+ * @throws E_ADAPTER_NAME (no such adapter, or none at that path), E_NOT_MERGEABLE, E_MERGE_BIAS (the update has a bias), E_MERGE_NOT_FINITE
+ */
+export async function loraFactors(
+  model: Model,
+  path: string,
+  { name, rank }: { readonly name?: string; readonly rank?: number } = {},
+): Promise<LoraFactors> {
+  const { method, sites } = adapterOf(model, name)
+  const site = model.sites.get(path)
+  const state = sites.get(path)
+  if (!site || !state) throw new PeftError("E_ADAPTER_NAME", `[mora] the adapter does not sit on ${path}`)
+  if (method.name !== "mora") return approximate(await probedDelta(model, site, name), site, rank ?? 64)
+  const M = (await state.params.M?.value.data()) as Float32Array
+  const type = method.config.type as MoraType
+  if (type !== "rotation" && (rank ?? Number.POSITIVE_INFINITY) ** 2 >= M.length)
+    return { ...moraFactors(type, site, M), error: 0 }
+  return approximate(moraDelta(type, site, M), site, rank ?? 64)
+}
+
+function approximate(delta: Float32Array, { in: width, out }: Site, most: number): LoraFactors {
+  const { U, S, V } = truncatedSvd(delta, out, width, most)
+  const rank = S.length
+  const roots = S.map(Math.sqrt)
+  const B = Float32Array.from({ length: out * rank }, (_, at) => {
+    const k = at % rank
+    return (U[k]?.[Math.floor(at / rank)] as number) * (roots[k] as number)
+  })
+  const A = new Float32Array(rank * width)
+  V.forEach(
+    (v, k) =>
+      void A.set(
+        v.map((x) => x * (roots[k] as number)),
+        k * width,
+      ),
+  )
+  return { rank, A, B, error: distance(delta, A, B, rank, width) }
+}
+
+function distance(delta: Float32Array, A: Float32Array, B: Float32Array, rank: number, width: number): number {
+  let [missed, all] = [0, 0]
+  const row = new Float64Array(width)
+  for (let at = 0; at < delta.length; at += width) {
+    row.set(delta.subarray(at, at + width))
+    for (const x of row) all += x * x
+    for (let k = 0; k < rank; k++) {
+      const b = B[(at / width) * rank + k] as number
+      for (let c = 0; c < width; c++) (row[c] as number) -= b * (A[k * width + c] as number)
+    }
+    for (const x of row) missed += x * x
+  }
+  return all === 0 ? 0 : Math.sqrt(missed / all)
+}
+
+/** [out, in]: the merged weight without the base, the adapter alone on it. */
+async function probedDelta(model: Model, site: Site, name: string | undefined): Promise<Float32Array> {
+  const adapter = { ...adapterOf(model, name), enabled: true }
+  const { definition, view, backend } = model
+  const alone = bindModel(definition, { ...view, adapters: [adapter] })
+  const plan = mergePlan(alone)
+  if (site.bias !== undefined) {
+    const { values } = await mergedValue(alone, plan, site.bias)
+    const bias = (await vectorAt(definition, { ...view, adapters: [] }, site.bias).data()) as Float32Array
+    if (values.some((b, i) => b !== bias[i]))
+      throw new PeftError(
+        "E_MERGE_BIAS",
+        `[mora] the update at ${site.path} has a bias, which a LoRA has not; merge it instead`,
+      )
+  }
+  const { values } = await mergedValue(alone, plan, plan.definition.sites.get(site.path)?.param as string)
+  const base = weightAt(definition, { ...view, adapters: [] }, site)
+  const before = await read(backend, () => base.rows({ start: 0, end: base.shape[0] }).mul(1))
+  const delta = values.map((w, i) => w - (before[i] as number))
+  return site.kind === "linear" ? delta : transposed(delta, site.in, site.out)
+}
+
+async function read(backend: Backend, body: () => Tensor): Promise<Float32Array> {
+  const engine = engineOf(backend)
+  const result = noGrad(engine, () => scope(engine, () => hold(body())))
+  try {
+    return (await result.data()) as Float32Array
+  } finally {
+    free(result)
+  }
+}
+
+function transposed(x: Float32Array, rows: number, columns: number): Float32Array {
+  return Float32Array.from({ length: x.length }, (_, at) => x[(at % rows) * columns + Math.floor(at / rows)] as number)
+}
