@@ -1,10 +1,9 @@
-/** The backend kit on each level of kernels; "auto" in Node takes a BLAS where the machine has one. */
+/** The backend kit on each level of kernels; "cpu" in Node takes a BLAS where the machine has one, and is WebAssembly in a page. */
 import { testBackend } from "@peftjs/conformance"
 import { describe, it } from "vitest"
 import { cpu } from "../src/index.ts"
-import { cpu as nodeCpu } from "../src/node.ts"
+import { backends } from "./device.ts"
 
-for (const kernels of ["reference", "wasm"] as const) {
-  testBackend((options) => cpu({ kernels, ...options }), { name: `cpu, ${kernels} kernels`, describe, it })
-}
-testBackend(nodeCpu, { name: "cpu in Node, auto", describe, it })
+for (const [name, makeBackend] of Object.entries(backends)) testBackend(makeBackend, { name, describe, it })
+if (typeof window === "undefined")
+  testBackend((options) => cpu({ kernels: "wasm", ...options }), { name: "cpu, wasm kernels", describe, it })

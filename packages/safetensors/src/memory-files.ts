@@ -6,6 +6,8 @@ import { fail } from "./error.ts"
 export interface MemoryFiles extends FileSource, FileSink {
   readonly files: ReadonlyMap<string, Uint8Array>
   list(): Promise<string[]>
+  /** Removes a file, or a folder with what is in it; nothing where there is neither. */
+  remove(path: string): Promise<void>
 }
 
 /**
@@ -31,6 +33,10 @@ export function memoryFiles(initial: Iterable<readonly [string, Uint8Array]> = [
       // Copied at once: a writer may reuse its buffer for the next chunk.
       for await (const chunk of chunks) parts.push(chunk.slice())
       files.set(path, concat(parts))
+    },
+    remove: async (path) => {
+      checkPath(path)
+      for (const file of files.keys()) if (file === path || file.startsWith(`${path}/`)) files.delete(file)
     },
   }
 }
