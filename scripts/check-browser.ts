@@ -4,7 +4,7 @@
  */
 import { build, type Plugin } from "vite"
 
-const names = ["core", "lora", "models", "train", "backend-cpu"]
+const names = ["core", "lora", "models", "train", "backend-cpu", "backend-webgpu", "conformance"]
 const entry = "every-main-entry.js"
 
 const plugin: Plugin = {

@@ -82,7 +82,6 @@ describe("the loss curve", () => {
       const own = await run("whole")
       whole.set(name, own)
       expect(own.losses.length).toBe(steps)
-      if (process.env.FIG) console.log(name, worst(reference, own.losses), own.losses)
       expect(worst(reference, own.losses)).toBeLessThan(tolerance)
     })
   for (const { name, run } of there)

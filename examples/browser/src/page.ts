@@ -23,7 +23,9 @@ function open(): void {
   worker?.terminate()
   worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" })
   worker.addEventListener("message", ({ data }: MessageEvent<Report>) => hear(data))
-  worker.addEventListener("error", ({ message }) => hear({ is: "failed", code: "E_INTERNAL", message }))
+  worker.addEventListener("error", ({ message = "the worker did not load" }) => {
+    hear({ is: "failed", code: "E_INTERNAL", message })
+  })
   hasAdapter = false
   chart.clear()
   at("figures").textContent = "Not trained yet."

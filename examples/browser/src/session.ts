@@ -62,7 +62,7 @@ export async function openSession(files: FileSource, makeBackend: () => Promise<
     try {
       return await body()
     } catch (error) {
-      lost = isPeftError(error) && deviceErrors.includes(error.code)
+      lost = ofDevice(error)
       throw error
     }
   }
@@ -78,16 +78,21 @@ export async function openSession(files: FileSource, makeBackend: () => Promise<
         }
         // A run is continued as it was begun: other settings would make it another.
         const run = unfinished ?? { checkpoints: memoryFiles(), rows, settings }
-        unfinished = run
+        unfinished = undefined
         const { checkpoints } = run
         const { steps, batchSize, learningRate } = run.settings
         const resume = (await latestStep(checkpoints)) !== undefined
-        const result = await train(adapted as Model, jsonl(run.rows, "the data"), {
-          ...{ maxSteps: steps, batchSize, learningRate, warmupSteps: Math.min(5, steps), maxLength: 128 },
-          ...{ checkpoints, resume, ...options },
-        })
-        if (!result.interrupted) unfinished = undefined
-        return result
+        try {
+          const result = await train(adapted as Model, jsonl(run.rows, "the data"), {
+            ...{ maxSteps: steps, batchSize, learningRate, warmupSteps: Math.min(5, steps), maxLength: 128 },
+            ...{ checkpoints, resume, ...options },
+          })
+          if (result.interrupted) unfinished = run
+          return result
+        } catch (error) {
+          if (ofDevice(error)) unfinished = run
+          throw error
+        }
       }),
     ask: (prompt, maxNewTokens, onText) =>
       work(async () => {
@@ -114,7 +119,8 @@ export async function openSession(files: FileSource, makeBackend: () => Promise<
 }
 
 /** After these nothing that the device holds can be relied on. */
-const deviceErrors = ["E_DEVICE_LOST", "E_OUT_OF_MEMORY", "E_KERNEL"]
+const ofDevice = (error: unknown): boolean =>
+  isPeftError(error) && ["E_DEVICE_LOST", "E_OUT_OF_MEMORY", "E_KERNEL"].includes(error.code)
 
 function madeAgain({ name, method, sites, overlayOptions, loaded }: Adapter, base: Model): Adapter {
   const options = { name, seed: 0, overlays: overlayOptions, ...(loaded ? { loaded } : {}) }

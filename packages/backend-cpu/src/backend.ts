@@ -12,12 +12,15 @@ import { createAttention, createAttentionBackward } from "./attention.ts"
 import { createMemory, dataOf, type Memory } from "./buffers.ts"
 import { fastExp } from "./exp.ts"
 import type { Gemm } from "./gemm.ts"
+import { createLayerNorm, createLayerNormBackward } from "./layer-norm.ts"
+import { createLogSumExp } from "./log-sum-exp.ts"
 import { createMap } from "./map.ts"
 import { createMatmul } from "./matmul.ts"
 import { createConcat, createPermute, createSlice } from "./move.ts"
 import { fillRandom } from "./random.ts"
 import { createReduce } from "./reduce.ts"
 import { createRmsNorm, createRmsNormBackward } from "./rms-norm.ts"
+import { createRope } from "./rope.ts"
 import { createGather, createScatterAdd } from "./rows.ts"
 import { createSoftmax } from "./softmax.ts"
 
@@ -82,8 +85,12 @@ export function createBackend(gemm: Gemm, info: CpuInfo, maxBufferBytes: number 
 function fused(memory: Memory, gemm: Gemm): Partial<FusedKernels> & InPlaceKernels {
   return {
     softmax: createSoftmax(memory),
+    logSumExp: createLogSumExp(memory),
     rmsNorm: createRmsNorm(memory),
     rmsNormBackward: createRmsNormBackward(memory),
+    layerNorm: createLayerNorm(memory),
+    layerNormBackward: createLayerNormBackward(memory),
+    rope: createRope(memory),
     attention: createAttention(memory, gemm),
     attentionBackward: createAttentionBackward(memory, gemm),
     adamw,

@@ -10,7 +10,10 @@ const { softmax, rmsNorm, rmsNormBackward, attention, attentionBackward, adamw }
 >
 
 test("the reference has no fused kernels, the others have", async () => {
-  const names = ["softmax", "rmsNorm", "rmsNormBackward", "attention", "attentionBackward", "adamw"] as const
+  const names = [
+    ...(["softmax", "logSumExp", "rmsNorm", "rmsNormBackward", "layerNorm", "layerNormBackward"] as const),
+    ...(["rope", "attention", "attentionBackward", "adamw"] as const),
+  ] as const
   const reference = await cpu({ kernels: "reference" })
   for (const name of names) {
     expect(reference.kernels[name]).toBeUndefined()

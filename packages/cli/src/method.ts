@@ -1,6 +1,6 @@
 /**
  * A method by its name, with its options as text: the one place where a name becomes a value.
- * Nothing is installed, and nothing is imported because a checkpoint named it. Must not know any method but the one that comes along.
+ * Nothing is installed, and nothing is imported because a checkpoint named it. Must not know any method but those that come along.
  */
 import { readFileSync, statSync } from "node:fs"
 import { createRequire } from "node:module"
@@ -8,11 +8,12 @@ import { basename, extname, join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
 import { type AdapterMethod, type MethodFactory, type PeftConfig, PeftError } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
+import { mora } from "@peftjs/mora"
 
 type Factory = MethodFactory<Record<string, unknown>>
 
 /** The methods whose adapters load without `--method`. */
-export const bundled: readonly MethodFactory<object>[] = [lora]
+export const bundled: readonly MethodFactory<object>[] = [lora, mora]
 
 /**
  * The factory of a method: a file, or a package's folder, if the name begins with "." or "/", else @peftjs/NAME, else the npm package NAME.
@@ -33,7 +34,7 @@ export async function methodFactory(name: string): Promise<Factory> {
   }
   const hint = path
     ? "is there such a file?"
-    : `install a package of that name, give a path beginning with ./, or use lora or full`
+    : `install a package of that name, give a path beginning with ./, or use lora, mora or full`
   throw new PeftError("E_METHOD", `[cli] no method ${JSON.stringify(name)}: tried ${tried.join(" and ")}; ${hint}`)
 }
 

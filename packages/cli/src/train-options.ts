@@ -71,7 +71,7 @@ export function trainOptions(command: Command): Command {
     )
     .option(
       "--method <name>",
-      "lora, full, @peftjs/NAME, another installed package, or a path beginning with ./ or / (default: lora; with --init-config: full)",
+      "lora, mora, full, @peftjs/NAME, another installed package, or a path beginning with ./ or / (default: lora; with --init-config: full)",
     )
     .option("--init-adapter <dir>", "start from this PEFT adapter, a folder or ORG/NAME of the hub")
     .addOption(numeric("--r <n>", `rank (default: ${r})`))
@@ -91,7 +91,11 @@ function trainingFlags(command: Command): Command {
     .addOption(whole("--gradient-accumulation-steps <n>", "forward passes per optimizer step", { min: 1 }).default(1))
     .addOption(whole("--max-length <n>", "tokens kept of each row", { min: 2 }).default(256))
     .addOption(
-      numeric("--learning-rate <x>", `(default: ${learningRates.adapter}, full: ${learningRates.full})`, { min: 0 }),
+      numeric(
+        "--learning-rate <x>",
+        `(default: the method's, else ${learningRates.adapter}; full: ${learningRates.full})`,
+        { min: 0 },
+      ),
     )
     .option("--lr-scheduler <name>", "a schedule of transformers", "linear")
     .addOption(
@@ -123,9 +127,10 @@ export function methodOf({ method, initConfig }: TrainFlags): string {
   return method ?? (initConfig === undefined ? "lora" : "full")
 }
 
-/** What the train package calls them. Throws E_OPTION. */
+/** What the train package calls them; `ofMethod`: the learning rate that the method asks for. Throws E_OPTION. */
 export function trainingOptions(
   flags: TrainFlags,
+  ofMethod?: number,
 ): TrainOptions & { batchSize: number; gradientAccumulationSteps: number } {
   const { maxSteps, epochs, saveSteps } = flags
   return {
@@ -135,7 +140,7 @@ export function trainingOptions(
     batchSize: flags.batchSize,
     gradientAccumulationSteps: flags.gradientAccumulationSteps,
     maxLength: flags.maxLength,
-    optimizer: optimizerOf(flags),
+    optimizer: optimizerOf(flags, ofMethod),
     scheduler: schedulerOf(flags),
     warmupSteps: flags.warmupSteps,
     maxGradNorm: flags.maxGradNorm,
@@ -147,9 +152,11 @@ export function trainingOptions(
   }
 }
 
-function optimizerOf(flags: TrainFlags): Optimizer {
+function optimizerOf(flags: TrainFlags, ofMethod: number = learningRates.adapter): Optimizer {
   const { weightDecay } = flags
-  const learningRate = flags.learningRate ?? (methodOf(flags) === "full" ? learningRates.full : learningRates.adapter)
+  // What a method asks for is meant for AdamW.
+  const ofAdapter = flags.optimizer === "adamw" ? ofMethod : learningRates.adapter
+  const learningRate = flags.learningRate ?? (methodOf(flags) === "full" ? learningRates.full : ofAdapter)
   const own = {
     adamw: defined({ adamBeta1: flags.adamBeta1, adamBeta2: flags.adamBeta2, adamEpsilon: flags.adamEpsilon }),
     sgd: defined({ sgdMomentum: flags.sgdMomentum, nesterov: flags.nesterov }),

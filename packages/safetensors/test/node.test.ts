@@ -139,6 +139,12 @@ describe("memoryFiles", () => {
     )
     expect(files.files.get("a")).toEqual(Uint8Array.of(1, 2))
     expect(await files.list()).toEqual(["a", "b/c"])
+    await files.write("bc", [chunk])
+    await files.remove("b")
+    await files.remove("not there")
+    expect(await files.list()).toEqual(["a", "bc"])
+    await files.remove("bc")
+    expect(await files.list()).toEqual(["a"])
     await expect(files.open("x")).rejects.toMatchObject({
       code: "E_FILE_NOT_FOUND",
       message: expect.stringMatching(/x is not in memory/),

@@ -25,7 +25,7 @@ export interface TrainOptions extends EncodeOptions {
   readonly batchSize?: number
   /** Micro-batches per optimizer step; default 1. */
   readonly gradientAccumulationSteps?: number
-  /** Of the default optimizer, AdamW; default 2e-4. Not together with `optimizer`. */
+  /** Of the default optimizer, AdamW; default: the method's own, else 2e-4. Not together with `optimizer`. */
   readonly learningRate?: number
   /** Of the default optimizer; default 0. Not together with `optimizer`. */
   readonly weightDecay?: number
@@ -88,9 +88,10 @@ export interface Settings {
 /**
  * Fills in defaults.
  *
+ * @param ofMethod the learning rate that the method asks for
  * @throws E_OPTION naming the option, what it is and what it may be
  */
-export function settle(options: TrainOptions): Settings {
+export function settle(options: TrainOptions, ofMethod?: number): Settings {
   const {
     maxSteps,
     epochs,
@@ -126,7 +127,7 @@ export function settle(options: TrainOptions): Settings {
     )
   if ((saveSteps !== undefined || options.resume) && !options.checkpoints)
     throw new PeftError("E_OPTION", "[train] saveSteps and resume need to know where checkpoints are; give checkpoints")
-  const { learningRate, weightDecay } = options
+  const { learningRate = ofMethod, weightDecay } = options
   return {
     batchSize,
     gradientAccumulationSteps,

@@ -49,7 +49,7 @@ export async function train(
   data: Data | Promise<Data>,
   options: TrainOptions = {},
 ): Promise<TrainResult> {
-  const settings = settle(options)
+  const settings = settle(options, model.view.adapters.find((a) => a.enabled)?.method.learningRate)
   const examples = await data
   const evalData = await options.evalData
   const { rows } = examples

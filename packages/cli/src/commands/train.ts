@@ -32,7 +32,8 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   }
   const folder = required(flags.output ?? flags.resume, "--output")
   const output = await openOutput(folder, flags)
-  const options = trainingOptions(flags)
+  // Refused before anything is loaded.
+  trainingOptions(flags)
   const data = await jsonlFile(required(flags.data, "--data"))
   const evalData = flags.evalData === undefined ? undefined : await jsonlFile(flags.evalData)
   const backend = await makeBackend(flags)
@@ -42,6 +43,7 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   const method = methodOf(flags)
   const making = { ...flags, ...(await startingAdapter(flags)), method }
   const model = await makeTrainable(base, making, warn)
+  const options = trainingOptions(flags, method === "full" ? undefined : adapterOf(model).method.learningRate)
   const sizes = countParameters(model)
   // An adapter that cannot be written is an error now, not after training.
   if (method !== "full") configOf(model, adapterOf(model))
