@@ -3,9 +3,13 @@ import { readdirSync, readFileSync } from "node:fs"
 import { expect, test } from "vitest"
 
 const root = new URL("..", import.meta.url)
-const sources = readdirSync(new URL("packages", root), { recursive: true, encoding: "utf8" }).filter(
-  (file) => /^[^/]+\/src\/.*\.ts$/.test(file) && !file.startsWith("conformance/"),
-)
+// Package by package: the packages' links to each other go round in circles.
+const sources = readdirSync(new URL("packages", root))
+  .filter((name) => name !== "conformance")
+  .flatMap((name) => {
+    const files = readdirSync(new URL(`packages/${name}/src`, root), { recursive: true, encoding: "utf8" })
+    return files.filter((file) => file.endsWith(".ts")).map((file) => `${name}/src/${file}`)
+  })
 const thrown = new Set(
   sources.flatMap((file) => readFileSync(new URL(`packages/${file}`, root), "utf8").match(/\bE_[A-Z_]+\b/g) ?? []),
 )

@@ -11,13 +11,16 @@ import { adapterFiles } from "./checks/adapter-files.ts"
 import { backendsResume } from "./checks/backends-resume.ts"
 import { browserAdapter } from "./checks/browser-adapter.ts"
 import { deviceLoss } from "./checks/device-loss.ts"
+import { ia3Peft } from "./checks/ia3-peft.ts"
 import { killResume } from "./checks/kill-resume.ts"
 import { merged } from "./checks/merged.ts"
+import { mora } from "./checks/mora.ts"
 import { newAdapters } from "./checks/new-adapters.ts"
 import { peftTrained } from "./checks/peft-trained.ts"
 import { realRun } from "./checks/real-run.ts"
 import { recordedLogits } from "./checks/recorded-logits.ts"
 import { recordedTraining } from "./checks/recorded-training.ts"
+import { restarts } from "./checks/restarts.ts"
 import { roundTrip } from "./checks/round-trip.ts"
 import { safetensorsCorpus } from "./checks/safetensors-corpus.ts"
 import { tokens } from "./checks/tokens.ts"
@@ -35,13 +38,16 @@ const checks: Record<string, (context: Context) => Promise<void>> = {
   "adapter-files": adapterFiles,
   "round-trip": roundTrip,
   "new-adapters": newAdapters,
+  "ia3-peft": ia3Peft,
   "browser-adapter": browserAdapter,
   "kill-resume": killResume,
+  restarts,
   "backends-resume": backendsResume,
   "device-loss": deviceLoss,
   "webgpu-real-model": webgpuRealModel,
   "peft-trained": peftTrained,
   merged,
+  mora,
   "real-run": realRun,
 }
 

@@ -17,6 +17,7 @@ import { createLogSumExp } from "./log-sum-exp.ts"
 import { createMap } from "./map.ts"
 import { createMatmul } from "./matmul.ts"
 import { createConcat, createPermute, createSlice } from "./move.ts"
+import { createPackedMatmul, createUnpack } from "./packed.ts"
 import { fillRandom } from "./random.ts"
 import { createReduce } from "./reduce.ts"
 import { createRmsNorm, createRmsNormBackward } from "./rms-norm.ts"
@@ -93,6 +94,8 @@ function fused(memory: Memory, gemm: Gemm): Partial<FusedKernels> & InPlaceKerne
     rope: createRope(memory),
     attention: createAttention(memory, gemm),
     attentionBackward: createAttentionBackward(memory, gemm),
+    packedMatmul: createPackedMatmul(memory, gemm),
+    unpack: createUnpack(memory),
     adamw,
   }
 }

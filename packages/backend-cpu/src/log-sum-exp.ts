@@ -19,9 +19,10 @@ function logSumExpOf(x: Float32Array, start: number, end: number): number {
   let max = Number.NEGATIVE_INFINITY
   for (let i = start; i < end; i++) {
     const value = x[i] as number
-    if (value > max || value !== value) max = value
+    if (value > max) max = value
   }
-  if (max === Number.NEGATIVE_INFINITY) return max
+  // A NaN is greater than nothing; beside other values it shows in their sum.
+  if (max === Number.NEGATIVE_INFINITY) return x.subarray(start, end).some(Number.isNaN) ? Number.NaN : max
   const blocked = end - ((end - start) & 3)
   let [a, b, c, d] = [0, 0, 0, 0]
   let i = start

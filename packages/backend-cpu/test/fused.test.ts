@@ -65,6 +65,20 @@ function slopes(f: (x: Float64Array) => number, x: Float32Array): number[] {
 const dot = (a: ArrayLike<number>, b: ArrayLike<number>): number =>
   Array.from(a).reduce((s, v, i) => s + v * (b[i] as number), 0)
 
+test("logSumExp of NaN is NaN, so that a loss shows it", async () => {
+  const { logSumExp } = backend.kernels as Required<typeof backend.kernels>
+  const low = Number.NEGATIVE_INFINITY
+  const rows = [
+    Float32Array.of(1, Number.NaN, 2),
+    Float32Array.of(Number.NaN, low, low),
+    Float32Array.of(low, low, low),
+  ]
+  const found = await Promise.all(
+    rows.map(async (x) => (await values(backend, logSumExp(upload(backend, x), 1, 3)))[0]),
+  )
+  expect(found).toEqual([Number.NaN, Number.NaN, low])
+})
+
 describe("rmsNorm", () => {
   const naive = (x: ArrayLike<number>, w: ArrayLike<number>, rows: number, n: number, eps: number): number[] =>
     Array.from({ length: rows }, (_, r) => {

@@ -7,6 +7,7 @@ import { createLayerNorm, createLayerNormBackward } from "./layer-norm.ts"
 import { createMap } from "./map.ts"
 import { createMatmul } from "./matmul.ts"
 import { createConcat, createPermute, createSlice } from "./move.ts"
+import { createPackedMatmul, createUnpack } from "./packed.ts"
 import { createRandomBits } from "./random.ts"
 import { createReduce } from "./reduce.ts"
 import { createRmsNorm, createRmsNormBackward } from "./rms-norm.ts"
@@ -63,6 +64,8 @@ export function createBackend(runtime: Runtime, info: DeviceInfo): WebgpuBackend
       rope: createRope(runtime),
       attention: createAttention(runtime),
       attentionBackward: createAttentionBackward(runtime),
+      packedMatmul: createPackedMatmul(runtime),
+      unpack: createUnpack(runtime),
       adamw: createAdamW(runtime),
     },
   }

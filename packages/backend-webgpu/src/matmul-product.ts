@@ -3,7 +3,7 @@
  * in place. Knows addresses, not how a product is computed.
  */
 import type { DeviceBuffer, MatmulDims } from "@peftjs/core"
-import type { GpuBuffer, ProgramParam } from "./gpu.ts"
+import type { Binding, GpuBuffer, ProgramParam } from "./gpu.ts"
 
 /** A stack of matrices; all numbers count elements. Matrix (o, i) begins at `at + o·outer + ⌊i / group⌋·inner`. */
 export interface Operand {
@@ -18,6 +18,19 @@ export interface Operand {
   readonly group: number
   /** Between the matrices whose products are added up. */
   readonly again: number
+  /** How its elements are read, where they are not numbers in `buffer`. */
+  readonly elements?: Elements
+}
+
+/** Elements that a shader has to make: functions NAME_1(i), element i, and NAME_4(i), elements i…i+3 with i a multiple of 4 where `stride` is. */
+export interface Elements {
+  /** For a program's key. */
+  readonly key: string
+  readonly helpers: string
+  readonly bindings: readonly Binding[]
+  readonly buffers: readonly DeviceBuffer[]
+  readonly params: readonly ProgramParam[]
+  readonly values: readonly number[]
 }
 
 /** C(o, i) = Σ_r op(A(o, i, r)) · op(B(o, i, r)) for o < outer, i < inner, r < repeat. */

@@ -30,9 +30,9 @@ export function registerMatmul(gpu: Gpu, product: Product, tile: RegisterTile): 
   const { rows, columns, parts } = tile
   const key = `matmul register ${rows}x${columns} ${a.key} ${b.key}${tail ? " tail" : ""}${accumulate ? " add" : ""}`
   const program = gpu.program(key, () => ({
-    inputs: [a.binding, b.binding],
+    inputs: [...a.bindings, ...b.bindings],
     outputs: [{ name: "c", type: "f32" }],
-    params: [...productParams, ...tileParams],
+    params: [...productParams, ...tileParams, ...a.params, ...b.params],
     workgroupSize: [lanes],
     helpers: `${operandHelpers([a, b])}\n${store(accumulate)}`,
     body: body(tile, { transA: product.a.transposed, transB: product.b.transposed, tail }),
@@ -40,8 +40,8 @@ export function registerMatmul(gpu: Gpu, product: Product, tile: RegisterTile): 
   const [tilesM, tilesN] = [Math.ceil(m / rows), Math.ceil(n / columns)]
   const partK = Math.ceil(k / parts / 4) * 4
   const options = {
-    inputs: [product.a.buffer, product.b.buffer],
-    params: [...productValues(product), tilesM, tilesN, parts, partK, tile.partStride],
+    inputs: [...a.buffers, ...b.buffers],
+    params: [...productValues(product), tilesM, tilesN, parts, partK, tile.partStride, ...a.values, ...b.values],
     groups: Math.ceil((tilesM * tilesN * outer * inner * parts) / lanes),
   }
   const target: GpuBuffer = product.c.buffer

@@ -18,9 +18,15 @@ export function tiledMatmul(gpu: Gpu, product: Product): void {
   const tail = k % 8 !== 0
   const key = `matmul tiled ${a.key} ${b.key}${tail ? " tail" : ""}${accumulate ? " add" : ""}`
   const program = gpu.program(key, () => ({
-    inputs: [a.binding, b.binding],
+    inputs: [...a.bindings, ...b.bindings],
     outputs: [{ name: "c", type: "f32" }],
-    params: [...productParams, { name: "tiles_m", type: "u32" }, { name: "tiles_n", type: "u32" }],
+    params: [
+      ...productParams,
+      { name: "tiles_m", type: "u32" },
+      { name: "tiles_n", type: "u32" },
+      ...a.params,
+      ...b.params,
+    ],
     workgroupSize: [8, 8],
     helpers: `${operandHelpers([a, b])}\n${store(accumulate)}\n${fetch("a", transA, tail)}\n${fetch("b", !transB, tail)}
 var<workgroup> a_tile: array<vec4f, 64>;
@@ -29,8 +35,8 @@ var<workgroup> b_tile: array<vec4f, 64>;`,
   }))
   const [tilesM, tilesN] = [Math.ceil(m / tiledSide), Math.ceil(n / tiledSide)]
   const options = {
-    inputs: [product.a.buffer, product.b.buffer],
-    params: [...productValues(product), tilesM, tilesN],
+    inputs: [...a.buffers, ...b.buffers],
+    params: [...productValues(product), tilesM, tilesN, ...a.values, ...b.values],
     groups: tilesM * tilesN * outer * inner,
   }
   if (accumulate) gpu.update(program, { ...options, targets: [product.c.buffer] })

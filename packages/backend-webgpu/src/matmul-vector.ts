@@ -16,9 +16,9 @@ export function vectorMatmul(gpu: Gpu, product: Product): void {
   const tail = k % 4 !== 0
   const key = `matmul vector ${a.key} ${b.key}${tail ? " tail" : ""}${accumulate ? " add" : ""}`
   const program = gpu.program(key, () => ({
-    inputs: [a.binding, b.binding],
+    inputs: [...a.bindings, ...b.bindings],
     outputs: [{ name: "c", type: "f32" }],
-    params: [...productParams, { name: "tiles_n", type: "u32" }],
+    params: [...productParams, { name: "tiles_n", type: "u32" }, ...a.params, ...b.params],
     workgroupSize: [64],
     helpers: `${operandHelpers([a, b])}\n${store(accumulate)}\nvar<workgroup> sums: array<vec4f, 64>;`,
     body: `
@@ -51,8 +51,8 @@ if (lane == 0u) { put(c_base + j0, p.n - j0, sums[0]); }`,
   }))
   const tilesN = Math.ceil(n / 4)
   const options = {
-    inputs: [product.a.buffer, product.b.buffer],
-    params: [...productValues(product), tilesN],
+    inputs: [...a.buffers, ...b.buffers],
+    params: [...productValues(product), tilesN, ...a.values, ...b.values],
     groups: tilesN * outer * inner,
   }
   if (accumulate) gpu.update(program, { ...options, targets: [product.c.buffer] })

@@ -12,6 +12,7 @@ export function describeDryRun(run: DryRun): string {
       ? []
       : ["", pc.red("targets that select nothing; training is refused until they are gone")]),
     ...unmatched.map(({ target, hint }) => `  ${target}: ${hint}`),
+    ...restarts(run),
     ...memory(run),
   ].join("\n")
 }
@@ -81,19 +82,30 @@ function columns(lines: readonly (readonly string[])[]): string[] {
   })
 }
 
+function restarts({ restart }: DryRun): string[] {
+  if (!restart) return []
+  const { every, warmup, optimizer_reset, warm_start_steps, restarts: n } = restart
+  const first = warm_start_steps > 0 ? `${count(warm_start_steps)} steps of full training, then ` : ""
+  const times = n === null ? "restarts" : `${count(n)} restarts`
+  return ["", `${first}${times}, one every ${count(every)} steps (warm-up ${warmup}, averages: ${optimizer_reset})`]
+}
+
 const parts = {
   process: "Node and the kernels",
   weights: "of the base, as they are stored",
   trainable: "what is trained",
   optimizer: "its averages",
+  merged: "the layers that restarts merge into, in f32",
   activations: "of the layers, kept for the backward pass or worked on, with gradients",
   logits: "and the loss, where that moment needs more",
 } as const
 
 function memory({ memory_mb, batch }: DryRun): string[] {
   if (!memory_mb || !batch) return []
-  const lines = Object.entries(parts).map(([part, what]) => {
-    const size = count(Math.round(memory_mb[part as keyof typeof parts]))
+  const lines = Object.entries(parts).flatMap(([part, what]) => {
+    const mb = memory_mb[part as keyof typeof parts]
+    if (mb === undefined) return []
+    const size = count(Math.round(mb))
     return `  ${part.padEnd(12)}${size.padStart(8)} MB  ${pc.dim(what)}`
   })
   const rows = `${batch.rows} rows of ${batch.tokens} tokens`

@@ -3,6 +3,7 @@
  * nothing is written. Must not know how memory is estimated, or how the report looks.
  */
 import { isPeftError, type Model, matchTargets, requireMatches, type Tensor, trainables } from "@peftjs/core"
+import { type Data, type Grouping, groupsPerEpoch, planRestarts } from "@peftjs/train"
 import { jsonlFile } from "@peftjs/train/node"
 import { adaptOptions } from "./adapter-options.ts"
 import { makeBackend } from "./backend.ts"
@@ -28,8 +29,16 @@ export interface DryRun {
   /** Targets that select nothing: with them, a run is refused. */
   readonly unmatched: readonly { target: string; hint: string }[]
   /** MiB, and the batch it is for; null where nothing is selected. */
-  readonly memory_mb: { readonly [part in Exclude<keyof MemoryEstimate, "rows" | "tokens">]: number } | null
+  readonly memory_mb: Omit<MemoryEstimate, "rows" | "tokens"> | null
   readonly batch: { readonly rows: number; readonly tokens: number } | null
+  /** Where restarts are asked for; `restarts`: how many, null where neither steps nor data say how long the run is. */
+  readonly restart?: {
+    readonly every: number
+    readonly warmup: number
+    readonly optimizer_reset: string
+    readonly warm_start_steps: number
+    readonly restarts: number | null
+  }
 }
 
 /** Throws as a run would, except for targets that select nothing. */
@@ -69,7 +78,27 @@ export async function dryRun(flags: TrainFlags, warn: (text: string) => void): P
       Object.entries(parts).map(([part, bytes]) => [part, mebibytes(bytes)]),
     ) as DryRun["memory_mb"],
     batch: { rows, tokens },
+    ...(options.restart
+      ? { restart: planned(planRestarts(model, options.restart, stepsOf(flags, options, data))) }
+      : {}),
   }
+}
+
+function planned({
+  every,
+  warmup,
+  optimizer,
+  fullSteps,
+  restarts,
+}: ReturnType<typeof planRestarts>): NonNullable<DryRun["restart"]> {
+  const { reset, ratio } = optimizer
+  const how = reset === "reset" ? reset : `${reset}:${ratio}`
+  return { every, warmup, optimizer_reset: how, warm_start_steps: fullSteps, restarts: restarts ?? null }
+}
+
+/** Steps of the run, where they are known. */
+function stepsOf({ maxSteps, epochs = 1 }: TrainFlags, grouping: Grouping, data: Data | undefined): number | undefined {
+  return maxSteps ?? (data && Math.ceil(epochs * groupsPerEpoch(data.rows.length, grouping)))
 }
 
 type Targeted = Pick<DryRun, "unmatched"> & { readonly targetModules: string | undefined }

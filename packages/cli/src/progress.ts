@@ -58,6 +58,29 @@ export function makeProgress(
   }
 }
 
+/** For work that is counted: "layer 12/210", changing on a terminal, a line now and then elsewhere. */
+export function makeCounter(
+  what: string,
+  stream: { write(text: string): unknown; readonly isTTY?: boolean } = process.stderr,
+  now: () => number = () => performance.now(),
+): { done(count: number, of: number): void; end(): void } {
+  const live = stream.isTTY === true
+  let printed = now()
+  let line = ""
+  return {
+    done(count, of) {
+      line = `${what} ${count}/${of}`
+      if (!live && now() - printed < quietMs) return
+      printed = now()
+      stream.write(live ? `\r\x1b[2K${line}` : `${line}\n`)
+    },
+    end() {
+      if (live && line) stream.write("\r\x1b[2K")
+      line = ""
+    },
+  }
+}
+
 /** "45 s", "3 m 20 s", "2 h 5 m". */
 export function duration(seconds: number): string {
   const s = Math.round(seconds)

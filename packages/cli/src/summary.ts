@@ -1,6 +1,6 @@
 /** What a training run comes to, from its result and its metrics file. Must not know how training works. */
 import { readFile } from "node:fs/promises"
-import type { StepMetrics, TrainResult } from "@peftjs/train"
+import { type Restarts, restartsIn, type StepMetrics, type TrainResult } from "@peftjs/train"
 import pc from "picocolors"
 import { peakRssMb } from "./process-memory.ts"
 import { duration } from "./progress.ts"
@@ -24,6 +24,8 @@ export interface Summary {
   readonly tokens_per_s: number
   readonly adapter?: string
   readonly model?: string
+  /** Merges into the base in the steps done, where there are restarts. */
+  readonly restarts?: number
   readonly peak_rss_mb: number
   /** What computed it. */
   readonly kernels: string
@@ -40,9 +42,11 @@ export interface Finished {
   /** Path of metrics.jsonl. */
   readonly metrics: string
   readonly saved: { readonly adapter?: string; readonly model?: string }
+  readonly restart?: Restarts | undefined
 }
 
-export async function summarise({ result, from, seconds, sizes, kernels, metrics, saved }: Finished): Promise<Summary> {
+export async function summarise(finished: Finished): Promise<Summary> {
+  const { result, from, seconds, sizes, kernels, metrics, saved, restart } = finished
   const text = await readFile(metrics, "utf8").catch(() => "")
   const steps = text
     .split("\n")
@@ -62,6 +66,7 @@ export async function summarise({ result, from, seconds, sizes, kernels, metrics
     tokens,
     tokens_per_s: seconds > 0 ? tokens / seconds : 0,
     ...saved,
+    ...(restart ? { restarts: restartsIn(restart, result.steps) } : {}),
     peak_rss_mb: peakRssMb(),
     kernels,
     interrupted: result.interrupted,
@@ -78,12 +83,14 @@ export function describeSummary({
   tokens_per_s,
   adapter,
   model,
+  restarts,
 }: Summary): string {
   const figure = (name: string, value: number | null | undefined): string[] =>
     value == null ? [] : [`${name} ${pc.green(value.toFixed(4))}`]
   const losses = [...figure("last loss", loss), ...figure("mean", train_loss), ...figure("evaluated", eval_loss)]
+  const after = restarts === undefined ? "" : `, ${restarts} restarts`
   return [
-    `${steps} steps in ${duration(seconds)} (${Math.round(tokens_per_s)} tokens/s), ${losses.join(", ") || "no new step"}`,
+    `${steps} steps in ${duration(seconds)} (${Math.round(tokens_per_s)} tokens/s), ${losses.join(", ") || "no new step"}${after}`,
     ...(model === undefined ? [] : [`model:   ${model}`]),
     ...(adapter === undefined ? [] : [`adapter: ${adapter}`]),
   ].join("\n")

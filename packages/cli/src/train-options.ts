@@ -14,10 +14,11 @@ import { type Command, Option } from "commander"
 import { adapterOptions } from "./adapter-options.ts"
 import type { BackendFlags } from "./backend.ts"
 import { commonOptions, numeric, pairs, repeated, whole } from "./options.ts"
+import { type RestartFlags, restartOf, restartOptions } from "./restart-options.ts"
 import { type MethodFlags, methodDefaults } from "./trainable.ts"
 
 /** As typed. */
-export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags {
+export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags, RestartFlags {
   readonly method?: string
   readonly model?: string
   readonly initConfig?: string
@@ -33,7 +34,7 @@ export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags {
   readonly gradientAccumulationSteps: number
   readonly maxLength: number
   readonly learningRate?: number
-  readonly lrScheduler: string
+  readonly lrScheduler?: string
   readonly lrSchedulerOption?: readonly string[]
   readonly warmupSteps: number
   readonly weightDecay: number
@@ -51,6 +52,9 @@ export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags {
   readonly saveSteps: number
   readonly json?: boolean
 }
+
+/** A cosine that every restart brings down to 0 for its warm-up. */
+const jagged = "relora_jagged_cosine"
 
 /** Full fine-tuning moves every weight, and wants smaller steps. */
 const learningRates = { adapter: 2e-4, full: 5e-5 }
@@ -97,7 +101,7 @@ function trainingFlags(command: Command): Command {
         { min: 0 },
       ),
     )
-    .option("--lr-scheduler <name>", "a schedule of transformers", "linear")
+    .option("--lr-scheduler <name>", `a schedule of transformers (default: linear; with restarts: ${jagged})`)
     .addOption(
       repeated("--lr-scheduler-option <k=v>", "what only that schedule knows: min_lr_rate=0.1; several allowed"),
     )
@@ -119,7 +123,7 @@ function trainingFlags(command: Command): Command {
     .addOption(whole("--seed <n>", "of initial values, order and dropout", { min: 0 }).default(0))
     .addOption(whole("--save-steps <n>", "steps between checkpoints; 0: only when interrupted", { min: 0 }).default(0))
     .option("--config <file.yaml>", "options written down; the command line wins")
-  return commonOptions(own)
+  return commonOptions(restartOptions(own))
 }
 
 /** A random model has to learn everything; one that knows something gets an adapter. */
@@ -133,7 +137,9 @@ export function trainingOptions(
   ofMethod?: number,
 ): TrainOptions & { batchSize: number; gradientAccumulationSteps: number } {
   const { maxSteps, epochs, saveSteps } = flags
+  const restart = restartOf(flags, methodOf(flags))
   return {
+    ...(restart ? { restart } : {}),
     ...(maxSteps === undefined ? {} : { maxSteps }),
     ...(epochs === undefined ? {} : { epochs }),
     ...(saveSteps === 0 ? {} : { saveSteps }),
@@ -178,10 +184,11 @@ function optimizerOf(flags: TrainFlags, ofMethod: number = learningRates.adapter
 }
 
 /** Names are checked where schedules are. */
-function schedulerOf({ lrScheduler, lrSchedulerOption = [] }: TrainFlags): Scheduler {
+function schedulerOf({ lrScheduler, lrSchedulerOption = [], restartEvery }: TrainFlags): Scheduler {
+  const name = (lrScheduler ?? (restartEvery === undefined ? "linear" : jagged)) as ScheduleName
   const camel = (key: string): string => key.replace(/[_-]([a-z])/g, (_, c: string) => c.toUpperCase())
   const given = Object.entries(pairs("--lr-scheduler-option", lrSchedulerOption))
-  return { name: lrScheduler as ScheduleName, ...Object.fromEntries(given.map(([key, value]) => [camel(key), value])) }
+  return { name, ...Object.fromEntries(given.map(([key, value]) => [camel(key), value])) }
 }
 
 function defined<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {

@@ -7,6 +7,7 @@
  */
 import type { DType, Shape, TypedArray } from "./dtype.ts"
 import type { Expr } from "./expr.ts"
+import type { PackedLayout } from "./packed-layout.ts"
 
 /** Opaque to everybody but the backend that made it. */
 export interface DeviceBuffer {
@@ -102,6 +103,22 @@ export interface AttentionDims {
   readonly window?: number
 }
 
+/** Whole rows of a packed matrix. `offset` elements stand before the first row's, `skip` scales before those of the first block. */
+export interface PackedOperand {
+  readonly layout: PackedLayout
+  readonly offset: number
+  readonly skip: number
+  /** u8, of whole blocks. */
+  readonly codes: DeviceBuffer
+  /** f32: the value of each byte, where codes have 4 bits of its high half and its low half. */
+  readonly book: DeviceBuffer
+  /** f32, or u8 of whole nested blocks. */
+  readonly scales: DeviceBuffer
+  readonly minimums?: DeviceBuffer
+  /** Where scales are nested: f32, and the value of each code. */
+  readonly nested?: { readonly scales: DeviceBuffer; readonly book: DeviceBuffer }
+}
+
 /** Optional: each is checked by the kit against its decomposition in core, which is used where it is missing. */
 export interface FusedKernels {
   /** Along the last axis of [rows, n]. */
@@ -158,6 +175,17 @@ export interface FusedKernels {
     dy: DeviceBuffer,
     dims: AttentionDims,
   ): readonly [DeviceBuffer, DeviceBuffer, DeviceBuffer]
+  /** x [m, columns] · Wᵀ → [m, rows], or with transpose x [m, rows] · W → [m, columns], from the packed bytes. */
+  packedMatmul(
+    x: DeviceBuffer,
+    w: PackedOperand,
+    dims: { readonly m: number; readonly rows: number; readonly columns: number; readonly transpose: boolean },
+  ): DeviceBuffer
+  /** Rows start…end-1, counted from the operand's first, as f32. */
+  unpack(
+    w: PackedOperand,
+    dims: { readonly start: number; readonly end: number; readonly columns: number },
+  ): DeviceBuffer
 }
 
 /** Scalars of one AdamW step (Loshchilov & Hutter 2019, decoupled decay): see train's adamw for the formula. */

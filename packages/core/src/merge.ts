@@ -82,8 +82,11 @@ export function unmerge(merged: Model): Model {
   return origin.model
 }
 
-/** What a merge of the enabled adapters would change. Throws E_NOT_MERGEABLE. */
-export function mergePlan(model: Model): MergePlan {
+/**
+ * What a merge of the enabled adapters would change; without `overlays`, only of what methods add to their layers: what is trained beside
+ * stays with its adapter. Throws E_NOT_MERGEABLE.
+ */
+export function mergePlan(model: Model, { overlays = true }: { readonly overlays?: boolean } = {}): MergePlan {
   const enabled = model.view.adapters.filter((a) => a.enabled)
   const rigid = enabled.find((a) => !a.method.mergeable)
   if (rigid) {
@@ -92,7 +95,7 @@ export function mergePlan(model: Model): MergePlan {
       `[core] ${rigid.method.name} is not a linear map of its input, so it cannot be merged; save the adapter`,
     )
   }
-  const overlaid = new Set(enabled.flatMap((a) => [...a.overlays.keys()]))
+  const overlaid = new Set(overlays ? enabled.flatMap((a) => [...a.overlays.keys()]) : [])
   const adapted = [...model.sites.values()].filter((site) => enabled.some((a) => a.sites.has(site.path)))
   const touched = (site: Site): boolean => adapted.includes(site) || overlaid.has(parameterOf(site))
   const definition = untie(model, touched)

@@ -114,6 +114,8 @@ export interface AdapterFormat {
   sharedName?(name: string): string
   /** Further names under which a parameter's values stand in the file. They may be missing there, and must not differ. */
   copies?(param: string, kind: SiteKind): readonly string[]
+  /** How the files are loaded, for their README.md, where Hugging Face PEFT does not: Markdown after "An adapter for MODEL, ". */
+  readonly usage?: string
   /** Other layouts of the method's checkpoints, such as an older program's: read like this one, written when asked for. */
   readonly alternatives?: readonly AdapterFormat[]
   /** Whether a config of this peft_type is this method's, where several share one type. A claim stands before a format without `claims`. */

@@ -38,7 +38,9 @@ export function parameters(model: Model): Trainable[] {
       return [...own, ...beside.flatMap((o) => named(`${prefix(a.name)}${o.name}`, o.tensors, o.matrix))]
     })
   const ofOverlays = [...overlays].flatMap(([path, value]): Trainable[] => {
-    return isTensor(value) ? named(path, [value], false) : named(path, ownTensors(value), true)
+    const found = isTensor(value) ? named(path, [value], false) : named(path, ownTensors(value), true)
+    // The others are a base that was merged into: as lasting as the model's own.
+    return found.filter(({ tensor }) => tensor.requiresGrad)
   })
   return [...ofAdapters, ...ofOverlays]
 }
@@ -54,7 +56,9 @@ function named(name: string, parts: readonly Tensor[], decay: boolean): Trainabl
 export function unfreeze(model: Model, filter: (path: string) => boolean = () => true): Model {
   const engine = engineOf(model.backend)
   const overlays = new Map(model.view.overlays)
-  for (const [path, value] of model.params) if (filter(path)) overlays.set(path, trainableCopy(engine.backend, value))
+  for (const [path, own] of model.params) {
+    if (filter(path)) overlays.set(path, trainableCopy(engine.backend, overlays.get(path) ?? own))
+  }
   return bindModel(model.definition, { ...model.view, overlays })
 }
 

@@ -11,6 +11,7 @@ import { call, input, scalar } from "./expr.ts"
 import { apply } from "./op.ts"
 import { gatherOp, gatherPart } from "./ops/linear.ts"
 import { concat, isTensor, map, type Tensor } from "./tensor.ts"
+import type { StoredWeight, ValueType, WeightFiles } from "./weight-files.ts"
 import type { ReplacedRows } from "./weight-rows.ts"
 
 /** Rows start…end-1. */
@@ -37,6 +38,8 @@ export interface Weight {
   readonly parts: readonly (Range & { readonly tensor?: Tensor })[]
   /** Rows that stand elsewhere; `parts` are the base's then. */
   readonly replaced?: ReplacedRows
+  /** How files hold it, where that is not as dense rows. */
+  readonly stored?: StoredWeight
   /** x [..., in] → x·Wᵀ [..., out]; with transpose, x [..., out] → x·W [..., in]. Differentiable in x, and in W where it is trainable. */
   matmul(x: Tensor, options?: { transpose?: boolean }): Tensor
   /** Rows as f32: a range, or those named by ids (i32, any shape, inside 0…out-1) → [..., in]. */
@@ -48,7 +51,20 @@ export interface Weight {
 /** Encodes a matrix that arrives in blocks of whole rows: loading, merging and restarting are all of them this. */
 export interface WeightFormat {
   readonly name: string
-  encode(backend: Backend, shape: readonly [number, number], rows: AsyncIterable<Float32Array>): Promise<Weight>
+  /** How folders hold weights of it; without this they are written as dense rows. */
+  readonly files?: WeightFiles
+  encode(
+    backend: Backend,
+    shape: readonly [number, number],
+    rows: AsyncIterable<Float32Array>,
+    options?: EncodeOptions,
+  ): Promise<Weight>
+}
+
+export interface EncodeOptions {
+  /** What the values were stored as; f32 unless told otherwise. */
+  readonly dtype?: ValueType
+  readonly source?: TensorRef
 }
 
 /** A weight over dense tensors of whole rows, in order. Trainable when they are. */

@@ -1,2 +1,2 @@
 /** LoRA: the method, its options, and its file format. */
-export { type LoraOptions, lora } from "./lora.ts"
+export { type LoraOptions, lora, loraScale } from "./lora.ts"

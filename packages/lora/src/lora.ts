@@ -39,10 +39,9 @@ const defaults: Required<LoraOptions> = {
 function makeLora(options: LoraOptions = {}): AdapterMethod {
   const config = completeOptions("lora", defaults, options)
   check(config)
-  const { r, alpha, dropout, rslora, init, rankPattern, alphaPattern, dora, loraBias } = config
+  const { r, dropout, init, rankPattern, dora, loraBias } = config
   const rankAt = (site: Site): number => fromPattern(rankPattern, site.path, r)
-  const scaleAt = (site: Site): number =>
-    fromPattern(alphaPattern, site.path, alpha) / (rslora ? Math.sqrt(rankAt(site)) : rankAt(site))
+  const scaleAt = (site: Site): number => loraScale(config, site.path)
   return {
     kind: "site",
     specVersion: 1,
@@ -73,6 +72,13 @@ function makeLora(options: LoraOptions = {}): AdapterMethod {
       return m ? withMagnitude(x, dropped, next, update, { A, B, m, s }, context) : next(x).add(update)
     },
   }
+}
+
+/** What B·A is multiplied by at a layer: `config` is a LoRA method's, complete with defaults. */
+export function loraScale(config: Required<LoraOptions>, path: string): number {
+  const { r, alpha, rslora, rankPattern, alphaPattern } = config
+  const rank = fromPattern(rankPattern, path, r)
+  return fromPattern(alphaPattern, path, alpha) / (rslora ? Math.sqrt(rank) : rank)
 }
 
 /** A and B as PEFT makes them. */

@@ -2,22 +2,32 @@
  * From a Hugging Face folder to a model: config, weights, tokenizer. Weights stream one by one into the backend as they are stored,
  * so that the model never exists twice. Knows no particular architecture and no adapter.
  */
-import type { Backend, DType, Model, Tensor, Tokenizer, TypedArray, Weight } from "@peftjs/core"
+import type { Backend, DType, Model, Tensor, Tokenizer, TypedArray, Weight, WeightFormat } from "@peftjs/core"
 import { bindModel, freeValues, PeftError, tensor, uploadDense } from "@peftjs/core"
 import {
   type Dtype,
   type FileSource,
   openModel,
+  type TensorData,
   type TensorInfo,
   type TensorSource,
   toFloat32,
 } from "@peftjs/safetensors"
 import type { Architecture, Blueprint, ParamSpec } from "./architecture.ts"
 import { architectureOf, defineModel } from "./architecture.ts"
-import { readConfig } from "./config.ts"
+import { type Config, readConfig } from "./config.ts"
 import { turned } from "./conv1d.ts"
 import { gpt2 } from "./gpt2.ts"
 import { llama } from "./llama.ts"
+import {
+  encodeStored,
+  folderFormat,
+  moduleOf,
+  packedTensors,
+  type Quantised,
+  quantisable,
+  withQuantisation,
+} from "./load-packed.ts"
 import { mistral } from "./mistral.ts"
 import { qwen2 } from "./qwen2.ts"
 import { qwen3 } from "./qwen3.ts"
@@ -31,6 +41,12 @@ export interface LoadOptions {
   /** Written into adapters as base_model_name_or_path; the folder's name unless told otherwise. */
   readonly name?: string
   readonly architectures?: readonly Architecture[]
+  /** Quantises the matrices of linear layers while loading, one after the other. What a folder holds in this format is read as it is. */
+  readonly weights?: WeightFormat
+  /** Layers that stay as they are: by path, by the end of it or by its beginning. The head unless told otherwise; embeddings always. */
+  readonly skipModules?: readonly string[]
+  /** Formats in which the folder may be quantised; that of `weights` unless told otherwise. */
+  readonly formats?: readonly WeightFormat[]
 }
 
 /**
@@ -38,31 +54,63 @@ export interface LoadOptions {
  * Matrices keep their stored type where the backend has it (bf16, f16), else become f32; vectors are f32.
  *
  * Throws E_FILE_NOT_FOUND, E_JSON, E_CONFIG (naming the key), E_MODEL (model_type not known), E_WEIGHTS (a tensor missing, unexpected,
- * of another shape or of a type that is no float), E_TOKENIZER, and what the safetensors reader throws; then nothing stays on the backend.
+ * of another shape or of a type that is no float), E_TOKENIZER, what the format throws, and what the safetensors reader throws; then nothing stays on the backend.
  */
 export async function loadCausalLM(files: FileSource, options: LoadOptions): Promise<Model> {
   const { backend, name = files.name, architectures = defaultArchitectures } = options
   const config = await readConfig(files)
-  if (config.values.quantization_config != null) {
-    config.refuse("quantization_config", "quantised weights are not supported; use the folder they were made from")
-  }
+  const stored = folderFormat(config, options)
   const blueprint = architectureOf(config, architectures).blueprint(config)
   const source = await openModel(files)
-  checkTensors(source, blueprint)
+  const nameOf = (path: string): string => storedName(source, path, blueprint.prefix)
+  const packed = packedTensors(source, blueprint, stored, nameOf)
+  checkTensors(source, blueprint, packed, nameOf)
   const tokenizer: Tokenizer | undefined = (await files.has(tokenizerFile)) ? await loadTokenizer(files) : undefined
-  const params = await upload(source, blueprint, backend)
-  return bindModel(defineModel(blueprint, { backend, config, name, params, tokenizer }))
+  const encoded = options.weights && !stored ? options.weights : undefined
+  const plan: Plan = {
+    backend,
+    nameOf,
+    packed,
+    ...(stored ? { stored } : {}),
+    ...(encoded ? { encoded, chosen: quantisable(blueprint, options.skipModules) } : {}),
+  }
+  const params = await upload(source, blueprint, plan)
+  const described: Config = encoded ? withQuantisation(config, encoded, options.skipModules) : config
+  return bindModel(defineModel(blueprint, { backend, config: described, name, params, tokenizer }))
+}
+
+/** How each parameter gets from its file to the backend. */
+interface Plan {
+  readonly backend: Backend
+  readonly nameOf: (path: string) => string
+  /** What the folder is quantised as, and the tensors of each parameter that is. */
+  readonly stored?: WeightFormat
+  readonly packed: Quantised
+  /** What to quantise to, and which parameters. */
+  readonly encoded?: WeightFormat
+  readonly chosen?: ReadonlySet<string>
 }
 
 const floats: readonly Dtype[] = ["F32", "F16", "BF16", "F64"]
 
 /** Compares names, shapes and types before anything is read. Throws E_WEIGHTS with the first few of what is wrong. */
-function checkTensors(source: TensorSource, { params, ignored, prefix }: Blueprint): void {
+function checkTensors(
+  source: TensorSource,
+  { params, ignored }: Blueprint,
+  packed: Quantised,
+  nameOf: (path: string) => string,
+): void {
   const wrong: string[] = []
   const known = new Set<string>()
   for (const [path, spec] of params) {
-    const name = storedName(source, path, prefix)
+    const name = nameOf(path)
     known.add(name)
+    const several = packed.get(path)
+    if (several) {
+      // Their sizes are for the format to judge.
+      for (const one of several) known.add(`${moduleOf(name)}.${one}`)
+      continue
+    }
     const info = source.tensors.get(name)
     const shape = storedShape(spec)
     if (!info) wrong.push(`${path} is missing`)
@@ -93,21 +141,32 @@ function sameShape({ shape }: TensorInfo, expected: readonly number[]): boolean 
   return shape.length === expected.length && shape.every((d, i) => d === expected[i])
 }
 
-async function upload(
-  source: TensorSource,
-  { params, prefix }: Blueprint,
-  backend: Backend,
-): Promise<Map<string, Tensor | Weight>> {
+async function upload(source: TensorSource, { params }: Blueprint, plan: Plan): Promise<Map<string, Tensor | Weight>> {
   const uploaded = new Map<string, Tensor | Weight>()
   try {
-    for (const [path, spec] of params) {
-      uploaded.set(path, await uploadOne(source, storedName(source, path, prefix), spec, backend))
-    }
+    for (const [path, spec] of params) uploaded.set(path, await uploadParam(source, path, spec, plan))
     return uploaded
   } catch (error) {
     freeValues(uploaded.values())
     throw error
   }
+}
+
+async function uploadParam(
+  source: TensorSource,
+  path: string,
+  spec: ParamSpec,
+  { backend, nameOf, stored, packed, encoded, chosen }: Plan,
+): Promise<Tensor | Weight> {
+  const name = nameOf(path)
+  const several = packed.get(path)
+  if (encoded && chosen?.has(path)) return encodeStored(source, name, spec, encoded, backend)
+  if (!several || !stored?.files) return uploadOne(source, name, spec, backend)
+  const module = moduleOf(name)
+  const tensors = new Map<string, TensorData>()
+  for (const one of several) tensors.set(one, await source.read(`${module}.${one}`))
+  const ref = { file: source.name, name }
+  return stored.files.read(backend, module, spec.shape as readonly [number, number], tensors, { source: ref })
 }
 
 async function uploadOne(

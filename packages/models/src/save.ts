@@ -2,7 +2,7 @@
  * From a model back to a Hugging Face folder: what full fine-tuning has changed stands in place of what was loaded.
  * Values leave the device tensor by tensor, so that the model never exists twice. Adapters are saved by core, not here.
  */
-import type { Model, ModelDefinition, Tensor, Weight } from "@peftjs/core"
+import type { Model, ModelDefinition, StoredWeight, Tensor, Weight } from "@peftjs/core"
 import { engineOf, free, hold, isTensor, PeftError, scope } from "@peftjs/core"
 import {
   type FileSink,
@@ -45,7 +45,7 @@ const copied = [
 
 /**
  * Writes config.json and the weights, names as they were loaded, a tied head not repeated; weights last, so that a folder
- * with weights is whole. Throws E_UNMERGED when the model has adapters, and what the sink throws.
+ * with weights is whole. A model whose quantised weights are all as they were is written quantised, any other dense. Throws E_UNMERGED when the model has adapters, and what the sink throws.
  */
 export async function saveModel(model: Model, sink: FileSink, options: SaveOptions = {}): Promise<void> {
   const [adapter] = model.view.adapters
@@ -55,31 +55,51 @@ export async function saveModel(model: Model, sink: FileSink, options: SaveOptio
       `[models] the model has the adapter "${adapter.name}", which a model file cannot hold; merge it, or save it by itself`,
     )
   }
-  await writeModel(model, (path, base) => valuesOf(model, model.view.overlays.get(path) ?? base), sink, options)
+  const { overlays } = model.view
+  const valueAt = (path: string, base: Tensor | Weight): Promise<Float32Array> =>
+    valuesOf(model, overlays.get(path) ?? base)
+  const packed = [...model.params].some(([path, base]) => storedOf(base) && overlays.has(path)) ? undefined : storedOf
+  await writeModel(model, valueAt, sink, options, packed)
 }
 
-/** Writes a folder whose values are produced one after the other, as f32 in the shapes of the definition. */
+/** How files hold a value that is not dense. */
+function storedOf(value: Tensor | Weight): StoredWeight | undefined {
+  return isTensor(value) ? undefined : value.stored
+}
+
+/** Writes a folder whose values are produced one after the other, as f32 in the shapes of the definition, or where `packed` says so as they are stored. */
 export async function writeModel(
   { config, sites, params }: ModelDefinition,
   valueAt: (path: string, base: Tensor | Weight) => Promise<Float32Array>,
   sink: FileSink,
   options: SaveOptions,
+  packed: (value: Tensor | Weight) => StoredWeight | undefined = () => undefined,
 ): Promise<void> {
   const { dtype, name } = stored[options.dtype ?? "f32"]
   const key = "torch_dtype" in config && !("dtype" in config) ? "torch_dtype" : "dtype"
   if (options.copyFrom) await copyFiles(options.copyFrom, sink)
-  await writeText(sink, configFile, `${JSON.stringify({ ...config, [key]: name }, null, 2)}\n`)
+  const { quantization_config: _, ...plain } = config
+  const kept = [...params.values()].some((value) => packed(value)) ? config : plain
+  await writeText(sink, configFile, configText({ ...kept, [key]: name }))
   const turnedRound = new Set([...sites.values()].filter((site) => site.fanInFanOut).map((site) => site.param))
-  const tensors = [...params].map(([path, base]): [string, LazyTensorInput] => {
+  const tensors = [...params].flatMap(([path, base]): (readonly [string, LazyTensorInput])[] => {
+    const several = packed(base)
+    if (several) return [...several].map(([name, one]) => [path.replace(/weight$/, name), one])
     const [rows, columns] = base.shape as readonly [number, number]
     const shape = turnedRound.has(path) ? [columns, rows] : base.shape
     const data = async (): Promise<TensorArray> => {
       const values = await valueAt(path, base)
       return fromFloat32(dtype, turnedRound.has(path) ? turned(values, rows, columns) : values)
     }
-    return [path, { dtype, shape, data }]
+    return [[path, { dtype, shape, data }]]
   })
   await writeShards(sink, tensors, options.maxShardBytes ?? defaultShardBytes)
+}
+
+/** config.json; transformers wants a float of this number, which JavaScript would write as a whole one. */
+function configText(config: Readonly<Record<string, unknown>>): string {
+  const text = JSON.stringify(config, null, 2).replace(/("llm_int8_threshold": -?\d+)(?=,?\n)/, "$1.0")
+  return `${text}\n`
 }
 
 /** All elements as f32, read in the parts they are stored in. */

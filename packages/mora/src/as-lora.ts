@@ -21,7 +21,7 @@ import {
   weightAt,
 } from "@peftjs/core"
 import { moraDelta, moraFactors } from "./delta.ts"
-import { truncatedSvd } from "./svd.ts"
+import { singularValues, singularValuesOfProduct, truncatedSvd } from "./svd.ts"
 import type { MoraType } from "./types.ts"
 
 export interface LoraFactors {
@@ -32,6 +32,8 @@ export interface LoraFactors {
   readonly B: Float32Array
   /** ‖delta - B·A‖ / ‖delta‖ (Frobenius). 0 where the LoRA is exact, and for an update of zero. */
   readonly error: number
+  /** ‖delta‖ (Frobenius). */
+  readonly norm: number
 }
 
 /**
@@ -45,16 +47,40 @@ export async function loraFactors(
   path: string,
   { name, rank }: { readonly name?: string; readonly rank?: number } = {},
 ): Promise<LoraFactors> {
+  const { site, M, type } = await lookAt(model, path, name)
+  if (M && type !== "rotation" && (rank ?? Number.POSITIVE_INFINITY) ** 2 >= M.length)
+    return { ...moraFactors(type, site, M), error: 0, norm: Math.hypot(...(await deltaSpectrum(model, path, name))) }
+  return approximate(await deltaOf(model, path, name), site, rank ?? 64)
+}
+
+/**
+ * What the adapter adds to the weight of one layer: [out, in], also of an embedding. Throws as `loraFactors` does.
+ */
+export async function deltaOf(model: Model, path: string, name?: string): Promise<Float32Array> {
+  const { site, M, type } = await lookAt(model, path, name)
+  return M ? moraDelta(type, site, M) : probedDelta(model, site, name)
+}
+
+/** All singular values of what the adapter adds to the weight of one layer, descending; zeros may be left out. Throws as `loraFactors` does. */
+export async function deltaSpectrum(model: Model, path: string, name?: string): Promise<Float64Array> {
+  const { site, M, type } = await lookAt(model, path, name)
+  if (!M || type === "rotation") return singularValues(await deltaOf(model, path, name), site.out, site.in)
+  const { A, B, rank } = moraFactors(type, site, M)
+  return singularValuesOfProduct(B, A, rank)
+}
+
+/** The layer, and M where the method is MoRA. */
+async function lookAt(
+  model: Model,
+  path: string,
+  name: string | undefined,
+): Promise<{ site: Site; M: Float32Array | undefined; type: MoraType }> {
   const { method, sites } = adapterOf(model, name)
   const site = model.sites.get(path)
   const state = sites.get(path)
   if (!site || !state) throw new PeftError("E_ADAPTER_NAME", `[mora] the adapter does not sit on ${path}`)
-  if (method.name !== "mora") return approximate(await probedDelta(model, site, name), site, rank ?? 64)
-  const M = (await state.params.M?.value.data()) as Float32Array
-  const type = method.config.type as MoraType
-  if (type !== "rotation" && (rank ?? Number.POSITIVE_INFINITY) ** 2 >= M.length)
-    return { ...moraFactors(type, site, M), error: 0 }
-  return approximate(moraDelta(type, site, M), site, rank ?? 64)
+  const M = method.name === "mora" ? state.params.M?.value : undefined
+  return { site, M: (await M?.data()) as Float32Array | undefined, type: method.config.type as MoraType }
 }
 
 function approximate(delta: Float32Array, { in: width, out }: Site, most: number): LoraFactors {
@@ -73,10 +99,16 @@ function approximate(delta: Float32Array, { in: width, out }: Site, most: number
         k * width,
       ),
   )
-  return { rank, A, B, error: distance(delta, A, B, rank, width) }
+  return { rank, A, B, ...distance(delta, A, B, rank, width) }
 }
 
-function distance(delta: Float32Array, A: Float32Array, B: Float32Array, rank: number, width: number): number {
+function distance(
+  delta: Float32Array,
+  A: Float32Array,
+  B: Float32Array,
+  rank: number,
+  width: number,
+): { error: number; norm: number } {
   let [missed, all] = [0, 0]
   const row = new Float64Array(width)
   for (let at = 0; at < delta.length; at += width) {
@@ -88,18 +120,19 @@ function distance(delta: Float32Array, A: Float32Array, B: Float32Array, rank: n
     }
     for (const x of row) missed += x * x
   }
-  return all === 0 ? 0 : Math.sqrt(missed / all)
+  return { error: all === 0 ? 0 : Math.sqrt(missed / all), norm: Math.sqrt(all) }
 }
 
-/** [out, in]: the merged weight without the base, the adapter alone on it. */
+/** [out, in]: the merged weight without what is below the adapter, which is the base and what the adapter trains of it. */
 async function probedDelta(model: Model, site: Site, name: string | undefined): Promise<Float32Array> {
   const adapter = { ...adapterOf(model, name), enabled: true }
   const { definition, view, backend } = model
   const alone = bindModel(definition, { ...view, adapters: [adapter] })
+  const below = { ...view, adapters: [{ ...adapter, sites: new Map() }] }
   const plan = mergePlan(alone)
   if (site.bias !== undefined) {
     const { values } = await mergedValue(alone, plan, site.bias)
-    const bias = (await vectorAt(definition, { ...view, adapters: [] }, site.bias).data()) as Float32Array
+    const bias = (await vectorAt(definition, below, site.bias).data()) as Float32Array
     if (values.some((b, i) => b !== bias[i]))
       throw new PeftError(
         "E_MERGE_BIAS",
@@ -107,7 +140,7 @@ async function probedDelta(model: Model, site: Site, name: string | undefined): 
       )
   }
   const { values } = await mergedValue(alone, plan, plan.definition.sites.get(site.path)?.param as string)
-  const base = weightAt(definition, { ...view, adapters: [] }, site)
+  const base = weightAt(definition, below, site)
   const before = await read(backend, () => base.rows({ start: 0, end: base.shape[0] }).mul(1))
   const delta = values.map((w, i) => w - (before[i] as number))
   return site.kind === "linear" ? delta : transposed(delta, site.in, site.out)

@@ -32,6 +32,20 @@ const writeOptions = (names: typeof upstreamSpelling, { config }: AdapterMethod)
   mora_type: types[config.type as MoraType],
 })
 
+const usage = `MoRA as peftjs writes it. Hugging Face PEFT does not know it: convert it to LoRA, exactly for every type but rotation,
+or merge it into a model folder.
+
+    npx @peftjs/cli convert --model BASE --adapter path/of/this/folder --to lora --output as-lora
+    npx @peftjs/cli merge --model BASE --adapter path/of/this/folder --output merged
+`
+
+const upstreamUsage = `MoRA as the PEFT of https://github.com/kongds/MoRA writes it, which loads it. Plain PEFT and servers of LoRA do not know
+it, and some take it for a LoRA without a word: convert it to one, or merge it into a model folder.
+
+    npx @peftjs/cli convert --model BASE --adapter path/of/this/folder --to lora --output as-lora
+    npx @peftjs/cli merge --model BASE --adapter path/of/this/folder --output merged
+`
+
 /** `peft_type` MORA, one `mora_M.weight` per layer. */
 export function moraFormat(make: Make, alternatives: readonly AdapterFormat[]): AdapterFormat {
   const format = {
@@ -41,6 +55,7 @@ export function moraFormat(make: Make, alternatives: readonly AdapterFormat[]): 
     read: (config: PeftConfig) => make(readOptions(spelling, defaults, config)),
     write: (method: AdapterMethod) => writeOptions(spelling, method),
     tensorName: () => "mora_M.weight",
+    usage,
     alternatives,
   }
   return format
@@ -60,6 +75,7 @@ export function upstreamFormat(make: Make): AdapterFormat {
       return { ...writeOptions(upstreamSpelling, method), fan_in_fan_out: fanInFanOut, ...unknownThere }
     },
     tensorName: () => "lora_A.weight",
+    usage: upstreamUsage,
     copies: () => ["lora_B.weight"],
   }
   return format

@@ -1,8 +1,9 @@
 /**
- * The largest singular values of a matrix with their vectors, by subspace iteration with a random start (Halko, Martinsson & Tropp 2011,
- * "Finding structure with randomness", algorithm 4.4) and Jacobi rotations on what is left. In f64 on the host; knows no tensors.
+ * Singular values of a matrix, and vectors of the largest ones, by way of its Gram matrix: those below 1e-7 of the largest are noise. A matrix
+ * that falls into blocks when rows and columns are sorted, as MoRA's with rotation does, is decomposed block by block. In f64 on the host;
+ * knows no tensors.
  */
-import { keyOf, normals } from "@peftjs/core"
+import { symmetricEigen } from "./eigen.ts"
 
 export interface TruncatedSvd {
   /** Left vectors, each as long as there are rows. */
@@ -13,119 +14,156 @@ export interface TruncatedSvd {
   readonly V: readonly Float64Array[]
 }
 
-/** Vectors beyond those asked for: what is just below the cut is told apart by them. */
-const spare = 10
-/** Iterations end when the share of the matrix that is caught grows by less than this, or after so many. */
-const growth = 1e-7
-const mostTurns = 40
-
 /** The `rank` largest singular values and vectors of a row-major matrix [rows, columns]; at most as many as its smaller side. */
 export function truncatedSvd(matrix: ArrayLike<number>, rows: number, columns: number, rank: number): TruncatedSvd {
   const n = Math.min(rank, rows, columns)
-  const width = Math.min(n + spare, rows, columns)
-  const random = normals(keyOf(0, "svd"), width * columns, 1)
-  let Z: Float64Array[] = Array.from({ length: width }, (_, i) =>
-    Float64Array.from(random.subarray(i * columns, (i + 1) * columns)),
-  )
-  let Q: Float64Array[] = []
-  let caught = 0
-  for (let turn = 0; turn < mostTurns; turn++) {
-    Q = orthonormal(times(matrix, rows, columns, orthonormal(Z)))
-    Z = timesTransposed(matrix, rows, columns, Q)
-    const now = Z.reduce((sum, z) => sum + dot(z, z), 0)
-    if (!(now > caught * (1 + growth))) break
-    caught = now
-  }
-  // The matrix is nearly Q·Zᵀ; turned so that the vectors of Z stand at right angles, it is U·S·Vᵀ.
-  diagonalise(Z, Q)
-  const order = Z.map((z, i) => [Math.sqrt(dot(z, z)), i] as const)
-    .sort(([a], [b]) => b - a)
-    .slice(0, n)
+  const found = blocksOf(matrix, rows, columns).flatMap((block) => triplets(matrix, columns, block))
+  const largest = found.sort((a, b) => b.value - a.value).slice(0, n)
+  const nothing = { value: 0, vectors: (): Vectors => [new Float64Array(rows), new Float64Array(columns)] }
+  const all = [...largest, ...Array<typeof nothing>(n - largest.length).fill(nothing)]
+  const vectors = all.map((one) => one.vectors(rows))
   return {
-    U: order.map(([, i]) => Q[i] as Float64Array),
-    S: Float64Array.from(order, ([s]) => s),
-    V: order.map(([s, i]) => (Z[i] as Float64Array).map((z) => (s > 0 ? z / s : 0))),
+    U: vectors.map(([u]) => u),
+    S: Float64Array.from(all, ({ value }) => value),
+    V: vectors.map(([, v]) => v),
   }
 }
 
-function dot(a: Float64Array, b: Float64Array): number {
-  let sum = 0
-  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number)
-  return sum
+/** All singular values of a row-major matrix, descending: as many as its smaller side. */
+export function singularValues(matrix: ArrayLike<number>, rows: number, columns: number): Float64Array {
+  const all = new Float64Array(Math.min(rows, columns))
+  const found = blocksOf(matrix, rows, columns).flatMap((block) => {
+    const { gram, size } = gramOf(matrix, columns, block)
+    return [...symmetricEigen(gram, size, false).values]
+  })
+  all.set(rooted(found).slice(0, all.length))
+  return all
 }
 
-/** A·v for every v. */
-function times(A: ArrayLike<number>, rows: number, columns: number, vectors: readonly Float64Array[]): Float64Array[] {
-  return vectors.map((v) => {
-    const out = new Float64Array(rows)
-    for (let r = 0; r < rows; r++) {
+/** The singular values of B·A without the product: B [out, rank], A [rank, in], row-major. As many as the rank, descending. */
+export function singularValuesOfProduct(B: ArrayLike<number>, A: ArrayLike<number>, rank: number): Float64Array {
+  const [out, width] = [B.length / rank, A.length / rank]
+  const all = { rows: range(out), columns: range(rank) }
+  const left = gramOf(B, rank, all, true).gram
+  const right = gramOf(A, width, { rows: range(rank), columns: range(width) }, false).gram
+  // BᵀB = UᵀDU; the values are the roots of those of √D·U·(A·Aᵀ)·Uᵀ·√D.
+  const { values, vectors } = symmetricEigen(left, rank, true)
+  const U = vectors as Float64Array
+  const half = new Float64Array(rank * rank)
+  for (let i = 0; i < rank; i++)
+    for (let k = 0; k < rank; k++) {
+      const u = U[i * rank + k] as number
+      for (let j = 0; j < rank; j++) (half[i * rank + j] as number) += u * (right[k * rank + j] as number)
+    }
+  const middle = new Float64Array(rank * rank)
+  for (let i = 0; i < rank; i++)
+    for (let j = 0; j < rank; j++) {
       let sum = 0
-      for (let c = 0, at = r * columns; c < columns; c++, at++) sum += (A[at] as number) * (v[c] as number)
-      out[r] = sum
+      for (let k = 0; k < rank; k++) sum += (half[i * rank + k] as number) * (U[j * rank + k] as number)
+      middle[i * rank + j] = sum * Math.sqrt(Math.max(0, values[i] as number) * Math.max(0, values[j] as number))
     }
-    return out
+  return rooted([...symmetricEigen(middle, rank, false).values])
+}
+
+function rooted(values: readonly number[]): Float64Array {
+  return Float64Array.from(values, (x) => Math.sqrt(Math.max(0, x)))
+    .sort()
+    .reverse()
+}
+
+const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
+
+/** Rows and columns that are zero outside of each other. */
+interface Block {
+  readonly rows: readonly number[]
+  readonly columns: readonly number[]
+}
+
+/** Which rows and columns hang together; those without a value belong to none. */
+function blocksOf(matrix: ArrayLike<number>, rows: number, columns: number): Block[] {
+  const parents = Int32Array.from({ length: rows + columns }, (_, i) => i)
+  const rootOf = (i: number): number => {
+    let at = i
+    while (parents[at] !== at) {
+      parents[at] = parents[parents[at] as number] as number
+      at = parents[at] as number
+    }
+    return at
+  }
+  const used = new Uint8Array(rows + columns)
+  for (let r = 0; r < rows; r++) {
+    let root = rootOf(r)
+    for (let c = 0, at = r * columns; c < columns; c++, at++) {
+      if (matrix[at] === 0) continue
+      used[r] = used[rows + c] = 1
+      if (parents[rows + c] === root) continue
+      root = parents[rootOf(rows + c)] = rootOf(root)
+    }
+  }
+  const blocks = new Map<number, { rows: number[]; columns: number[] }>()
+  for (let i = 0; i < rows + columns; i++) {
+    if (used[i] === 0) continue
+    const root = rootOf(i)
+    const block = blocks.get(root) ?? { rows: [], columns: [] }
+    blocks.set(root, block)
+    if (i < rows) block.rows.push(i)
+    else block.columns.push(i - rows)
+  }
+  return [...blocks.values()]
+}
+
+/** The Gram matrix of a block's columns, or of its rows: of whichever are fewer unless told. */
+function gramOf(
+  matrix: ArrayLike<number>,
+  width: number,
+  { rows, columns }: Block,
+  ofColumns: boolean = columns.length <= rows.length,
+): { gram: Float64Array; size: number; ofColumns: boolean } {
+  const [few, many] = ofColumns ? [columns, rows] : [rows, columns]
+  const size = few.length
+  const gram = new Float64Array(size * size)
+  const line = new Float64Array(size)
+  for (const m of many) {
+    for (let i = 0; i < size; i++)
+      line[i] = matrix[ofColumns ? m * width + (few[i] as number) : (few[i] as number) * width + m] as number
+    for (let i = 0; i < size; i++) {
+      const x = line[i] as number
+      if (x === 0) continue
+      for (let j = i, at = i * size + i; j < size; j++, at++) (gram[at] as number) += x * (line[j] as number)
+    }
+  }
+  for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) gram[i * size + j] = gram[j * size + i] as number
+  return { gram, size, ofColumns }
+}
+
+type Vectors = readonly [u: Float64Array, v: Float64Array]
+
+/** A block's singular values, each with its vectors for when it is among the largest. */
+function triplets(
+  matrix: ArrayLike<number>,
+  width: number,
+  block: Block,
+): { value: number; vectors(rows: number): Vectors }[] {
+  const { gram, size, ofColumns } = gramOf(matrix, width, block)
+  const { values, vectors } = symmetricEigen(gram, size, true)
+  const [few, many] = ofColumns ? [block.columns, block.rows] : [block.rows, block.columns]
+  return Array.from(values, (square, i) => {
+    const value = Math.sqrt(Math.max(0, square))
+    return {
+      value,
+      vectors(rows) {
+        const lengths = [rows, width]
+        const near = new Float64Array(lengths[ofColumns ? 1 : 0] as number)
+        const far = new Float64Array(lengths[ofColumns ? 0 : 1] as number)
+        for (const [k, at] of few.entries()) near[at] = (vectors as Float64Array)[i * size + k] as number
+        for (const m of many) {
+          let sum = 0
+          for (const k of few)
+            sum += (matrix[ofColumns ? m * width + k : k * width + m] as number) * (near[k] as number)
+          far[m] = value > 0 ? sum / value : 0
+        }
+        return ofColumns ? [far, near] : [near, far]
+      },
+    }
   })
-}
-
-/** Aᵀ·v for every v. */
-function timesTransposed(
-  A: ArrayLike<number>,
-  rows: number,
-  columns: number,
-  vectors: readonly Float64Array[],
-): Float64Array[] {
-  return vectors.map((v) => {
-    const out = new Float64Array(columns)
-    for (let r = 0; r < rows; r++) {
-      const x = v[r] as number
-      for (let c = 0, at = r * columns; c < columns; c++, at++) (out[c] as number) += (A[at] as number) * x
-    }
-    return out
-  })
-}
-
-/** Gram and Schmidt's vectors, each made orthogonal twice; what depends on those before it becomes zero. */
-function orthonormal(vectors: readonly Float64Array[]): Float64Array[] {
-  const done: Float64Array[] = []
-  for (const given of vectors) {
-    const v = given.slice()
-    const before = Math.sqrt(dot(v, v))
-    for (let again = 0; again < 2; again++) {
-      for (const q of done) {
-        const share = dot(q, v)
-        for (let i = 0; i < v.length; i++) (v[i] as number) -= share * (q[i] as number)
-      }
-    }
-    const norm = Math.sqrt(dot(v, v))
-    const scale = norm > 1e-12 * before ? 1 / norm : 0
-    done.push(v.map((x) => x * scale))
-  }
-  return done
-}
-
-/** Turns pairs of Z, and of Q alike, until all of Z are orthogonal (one-sided Jacobi, Hestenes 1958). */
-function diagonalise(Z: readonly Float64Array[], Q: readonly Float64Array[]): void {
-  for (let sweep = 0, turned = true; turned && sweep < 30; sweep++) {
-    turned = false
-    for (let i = 0; i < Z.length; i++)
-      for (let j = i + 1; j < Z.length; j++) {
-        const [a, b] = [Z[i] as Float64Array, Z[j] as Float64Array]
-        const [aa, bb, ab] = [dot(a, a), dot(b, b), dot(a, b)]
-        if (Math.abs(ab) <= 1e-10 * Math.sqrt(aa * bb)) continue
-        turned = true
-        const tau = (bb - aa) / (2 * ab)
-        const tan = (tau < 0 ? -1 : 1) / (Math.abs(tau) + Math.hypot(1, tau))
-        const cos = 1 / Math.hypot(1, tan)
-        turn(a, b, cos, cos * tan)
-        turn(Q[i] as Float64Array, Q[j] as Float64Array, cos, cos * tan)
-      }
-  }
-}
-
-function turn(a: Float64Array, b: Float64Array, cos: number, sin: number): void {
-  for (let i = 0; i < a.length; i++) {
-    const [x, y] = [a[i] as number, b[i] as number]
-    a[i] = cos * x - sin * y
-    b[i] = sin * x + cos * y
-  }
 }

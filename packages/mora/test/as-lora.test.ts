@@ -17,7 +17,15 @@ import {
 import { lora } from "@peftjs/lora"
 import { loadCausalLM } from "@peftjs/models/node"
 import { describe, expect, it } from "vitest"
-import { loraFactors, mora, moraDelta, truncatedSvd } from "../src/index.ts"
+import {
+  deltaSpectrum,
+  loraFactors,
+  mora,
+  moraDelta,
+  singularValues,
+  singularValuesOfProduct,
+  truncatedSvd,
+} from "../src/index.ts"
 import { commonFixture, largest } from "./helpers.ts"
 
 const backend = await cpu({ kernels: "reference" })
@@ -115,6 +123,32 @@ it.each([["q_proj"], ["embed_tokens"]])(
   },
 )
 
+it.each([1, 2, 3, 4, 6] as const)("singular values of type %i are those of the update", async (type) => {
+  const model = random(mora({ r: 4, type }))
+  for (const path of ["model.layers.0.self_attn.v_proj", "model.layers.1.mlp.down_proj"]) {
+    const { in: width, out } = llama.sites.get(path) ?? { in: 0, out: 0 }
+    const M = (await trainables(model)
+      .find((t) => t.name === `${path}.M`)
+      ?.tensor.data()) as Float32Array
+    const name = mora({ type }).config.type as Parameters<typeof moraDelta>[0]
+    const { S } = truncatedSvd(moraDelta(name, { in: width, out }, M), out, width, out)
+    const found = await deltaSpectrum(model, path)
+    expect(largest(S.subarray(0, found.length), found)).toBeLessThan(1e-6)
+    expect(S.reduce((sum, s) => sum + s * s, 0)).toBeCloseTo(
+      found.reduce((sum, s) => sum + s * s, 0),
+      6,
+    )
+  }
+})
+
+it("biases that are trained beside are no part of the update", async () => {
+  const gpt2 = await loadCausalLM(commonFixture("models/gpt2"), { backend })
+  const path = "transformer.h.0.attn.c_attn"
+  const model = adapt(gpt2, lora({ r: 3, alpha: 6 }), { targetModules: ["c_attn"], bias: "all" })
+  for (const { name, tensor: t } of trainables(model)) set(model, name, normals(keyOf(7, name), t.size, 0.05))
+  expect((await loraFactors(model, path, { rank: 3 })).error).toBeLessThan(1e-5)
+})
+
 it("a layer without the adapter, and a method that does not merge, are refused", async () => {
   const model = random(mora({ r: 4 }), ["v_proj"])
   await expect(loraFactors(model, "lm_head")).rejects.toThrow(/E_ADAPTER_NAME/)
@@ -149,6 +183,37 @@ describe("the decomposition", () => {
       expect(along(U[k], wave(rows, k))).toBeCloseTo(1, 4)
       expect(along(V[k], wave(columns, k))).toBeCloseTo(1, 4)
     }
+  })
+
+  it("finds all singular values without vectors, also of the transposed matrix", () => {
+    const turned = matrix.map((_, at) => matrix[(at % rows) * columns + Math.floor(at / rows)] as number)
+    for (const found of [singularValues(matrix, rows, columns), singularValues(turned, columns, rows)]) {
+      expect(found).toHaveLength(rows)
+      for (const [k, s] of sigma.entries()) expect((found[k] as number) / s).toBeCloseTo(1, 8)
+      expect(Math.max(...found.subarray(depth))).toBeLessThan(1e-6)
+    }
+  })
+
+  it("and of a product without multiplying it out", () => {
+    const [B, A] = [new Float64Array(rows * depth), new Float64Array(depth * columns)]
+    for (const [k, s] of sigma.entries()) {
+      wave(rows, k).forEach((x, r) => void B.fill(x * s, r * depth + k, r * depth + k + 1))
+      A.set(wave(columns, k), k * columns)
+    }
+    const found = singularValuesOfProduct(B, A, depth)
+    for (const [k, s] of sigma.entries()) expect((found[k] as number) / s).toBeCloseTo(1, 6)
+  })
+
+  it("takes apart what falls into blocks once it is sorted", () => {
+    // Rows 0 and 2 with columns 1 and 3, row 1 with column 0; column 2 is empty.
+    const apart = Float64Array.of(0, 3, 0, 0, 5, 0, 0, 0, 0, 0, 0, 4)
+    const { U, S, V } = truncatedSvd(apart, 3, 4, 3)
+    expect([...S].map((s) => Math.round(s * 1e9) / 1e9)).toEqual([5, 4, 3])
+    const product = apart.map((_, at) =>
+      S.reduce((sum, s, k) => sum + s * (U[k]?.[Math.floor(at / 4)] as number) * (V[k]?.[at % 4] as number), 0),
+    )
+    for (const [i, x] of apart.entries()) expect(product[i]).toBeCloseTo(x, 9)
+    expect([...singularValues(apart, 3, 4)].map((s) => Math.round(s * 1e9) / 1e9)).toEqual([5, 4, 3])
   })
 
   it("leaves the vectors of nothing at zero, and gives no more than there are", () => {

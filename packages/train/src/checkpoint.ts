@@ -2,13 +2,16 @@
  * The state of a training run on disk, complete enough that the rest of the run is bit-equal to one that never stopped:
  * trainable values and the optimizer's tensors in f32, and the step. Data order, dropout and schedule are functions of the
  * step, so nothing else changes. A folder step-N is written whole before `latest.json` names it: whenever the process dies,
- * `latest.json` names a complete checkpoint. Must not know how files are stored, or methods.
+ * `latest.json` names a complete checkpoint. A base that restarts have merged into lies beside, in base-N of its cycle, once for all
+ * checkpoints of that cycle. Must not know how files are stored, or methods.
  */
-import type { Shape, Tensor, Trainable, TypedArray } from "@peftjs/core"
-import { assign, noGrad, PeftError, scope, tensor } from "@peftjs/core"
-import type { FileSink, FileSource, LazyTensorInput } from "@peftjs/safetensors"
+import type { Model, Shape, Tensor, Trainable, TypedArray, Weight } from "@peftjs/core"
+import { assign, engineOf, free, hold, isTensor, noGrad, PeftError, scope, tensor } from "@peftjs/core"
+import type { FileSink, FileSource, LazyTensorInput, TensorSource } from "@peftjs/safetensors"
 import { openSafetensors, readText, writeSafetensors, writeText } from "@peftjs/safetensors"
+import type { Saved } from "./course.ts"
 import type { OptimizerState } from "./optimizer.ts"
+import type { SavedBase, Stage } from "./stage.ts"
 
 /** A folder for checkpoints. Without `remove`, old ones are kept. */
 export interface CheckpointStore extends FileSource, FileSink {
@@ -25,6 +28,8 @@ export interface RunState {
   /** The trainables and what methods keep from step to step. */
   readonly parameters: readonly Trainable[]
   readonly optimizer: OptimizerState
+  /** Trainable name → steps of the run done before the optimizer's count for it began; 0 where it is not named. */
+  readonly begun: ReadonlyMap<string, number>
 }
 
 /** A tensor of the state by its name in the file: on the device, or a copy of it on the host. */
@@ -36,10 +41,24 @@ export interface Position {
   /** Where that is in the data, for people. */
   readonly epoch: number
   readonly step_in_epoch: number
+  /** Of a run with restarts: which it is in, and the folder of the base it stands on where that is no longer the given one. */
+  readonly cycle?: number
+  readonly base?: string
 }
 
 const latestFile = "latest.json"
+const stateFile = "state.safetensors"
+const baseFile = "base.safetensors"
 const folderOf = (step: number): string => `step-${step}`
+
+/** What `latest.json` holds. */
+interface Latest {
+  readonly step: number
+  readonly base?: string
+  /** The checkpoint before, which is kept as well. */
+  readonly previous?: number
+  readonly previous_base?: string
+}
 
 /** The step of the latest complete checkpoint, undefined when there is none. Throws E_RESUME when the marker is damaged. */
 export async function latestStep(store: CheckpointStore): Promise<number | undefined> {
@@ -47,7 +66,7 @@ export async function latestStep(store: CheckpointStore): Promise<number | undef
 }
 
 /**
- * Writes a checkpoint and removes all but it and the one before.
+ * Writes a checkpoint and removes all but it and the one before. The base it names must have been written.
  *
  * @throws E_LOSS_NOT_FINITE when a value to be saved is NaN or infinite (nothing is replaced then), and what the store throws
  */
@@ -57,36 +76,85 @@ export async function saveCheckpoint(
   run: RunRecord,
   state: readonly StateTensor[],
 ): Promise<void> {
-  const folder = folderOf(position.step)
-  const tensors = state.map(([name, t]): [string, LazyTensorInput] => {
-    const data = async (): Promise<Float32Array> => requireFinite(name, (await t.data()) as Float32Array, position.step)
-    return [name, { dtype: "F32", shape: t.shape, data }]
-  })
-  await writeSafetensors(store, `${folder}/state.safetensors`, tensors)
+  const { step, base } = position
+  const folder = folderOf(step)
+  await writeFinite(store, `${folder}/${stateFile}`, state, step)
   await writeText(store, `${folder}/trainer_state.json`, json({ version: 1, ...position, run }))
   const before = await readLatest(store)
-  const previous = before?.step === position.step ? before.previous : before?.step
-  await writeText(store, latestFile, json({ step: position.step, ...(previous === undefined ? {} : { previous }) }))
-  await removeOthers(store, [position.step, previous])
+  const last = before?.step === step ? { step: before.previous, base: before.previous_base } : before
+  const previous = {
+    ...(last?.step === undefined ? {} : { previous: last.step }),
+    ...(last?.base === undefined ? {} : { previous_base: last.base }),
+  }
+  await writeText(store, latestFile, json({ step, ...(base === undefined ? {} : { base }), ...previous }))
+  const steps = [step, last?.step].flatMap((n) => (n === undefined ? [] : [folderOf(n)]))
+  await removeOthers(store, [...steps, ...[base, last?.base].flatMap((name) => name ?? [])])
+}
+
+/** The folder of the base that a stage stands on; undefined where that is the base as it was given. */
+export function baseFolder({ cycle, base }: Stage): string | undefined {
+  return base.size === 0 || cycle < 0 ? undefined : `base-${cycle}`
+}
+
+/** Writes what restarts have put before the base's values, in f32. Throws as `saveCheckpoint` does. */
+export async function saveBase(store: CheckpointStore, stage: Stage, step: number): Promise<void> {
+  const values = [...stage.base].map(([path, value]): StateTensor => {
+    return [path, { shape: value.shape, data: () => valuesOf(stage.model, value) }]
+  })
+  await writeFinite(store, `${baseFolder(stage)}/${baseFile}`, values, step)
+}
+
+async function valuesOf({ backend }: Model, value: Tensor | Weight): Promise<Float32Array> {
+  if (isTensor(value)) return (await value.data()) as Float32Array
+  const [rows, columns] = value.shape
+  const values = new Float32Array(rows * columns)
+  for (const { start, end } of value.parts) {
+    const part = scope(engineOf(backend), () => hold(value.rows({ start, end })))
+    try {
+      values.set((await part.data()) as Float32Array, start * columns)
+    } finally {
+      free(part)
+    }
+  }
+  return values
 }
 
 /**
- * Reads the latest checkpoint into the state and returns its step.
+ * Opens the latest checkpoint.
  *
- * @throws E_RESUME when there is none, when `run` differs from the checkpoint's (naming each difference), or when the
+ * @throws E_RESUME when there is none, or when `run` differs from the checkpoint's (naming each difference); `restore` when the
  * parameters are others; nothing is changed then
  */
-export async function loadCheckpoint(store: CheckpointStore, run: RunRecord, state: RunState): Promise<number> {
+export async function openCheckpoint(
+  store: CheckpointStore,
+  run: RunRecord,
+): Promise<Saved & { readonly step: number }> {
   const latest = await readLatest(store)
   if (!latest)
     throw new PeftError("E_RESUME", `[train] ${store.name} has no checkpoint to continue from; start without resuming`)
   const folder = folderOf(latest.step)
-  const saved = parse(
+  const found = parse(
     await readText(store, `${folder}/trainer_state.json`),
     `${store.name}/${folder}/trainer_state.json`,
   )
-  requireSame(saved.run as RunRecord, run)
-  const source = await openSafetensors(await store.open(`${folder}/state.safetensors`))
+  requireSame(found.run as RunRecord, run)
+  const { cycle = 0, base } = found as unknown as Position
+  return {
+    step: latest.step,
+    cycle,
+    base: await readBase(store, base),
+    restore: async (state) => restore(await openSafetensors(await store.open(`${folder}/${stateFile}`)), state),
+  }
+}
+
+async function readBase(store: CheckpointStore, folder: string | undefined): Promise<SavedBase> {
+  if (folder === undefined) return new Map()
+  const source = await openSafetensors(await store.open(`${folder}/${baseFile}`))
+  const read = (path: string) => async (): Promise<Float32Array> => (await source.read(path)).data as Float32Array
+  return new Map([...source.tensors].map(([path, { shape }]) => [path, { shape, read: read(path) }]))
+}
+
+async function restore(source: TensorSource, state: RunState): Promise<void> {
   const wanted = tensorsOf(state)
   const misfits = wanted.filter(([name, t]) => {
     const info = source.tensors.get(name)
@@ -104,7 +172,6 @@ export async function loadCheckpoint(store: CheckpointStore, run: RunRecord, sta
     const { engine } = target
     noGrad(engine, () => scope(engine, () => assign(target, tensor(engine.backend, data as Float32Array, shape))))
   }
-  return latest.step
 }
 
 /** Everything that a checkpoint holds. */
@@ -113,6 +180,19 @@ export function tensorsOf({ parameters, optimizer }: RunState): [string, Tensor]
     [`parameter.${name}`, tensor] as [string, Tensor],
     ...Object.entries(optimizer.get(name) ?? {}).map(([slot, t]): [string, Tensor] => [`optimizer.${slot}.${name}`, t]),
   ])
+}
+
+async function writeFinite(
+  store: CheckpointStore,
+  path: string,
+  values: readonly StateTensor[],
+  step: number,
+): Promise<void> {
+  const tensors = values.map(([name, t]): [string, LazyTensorInput] => {
+    const data = async (): Promise<Float32Array> => requireFinite(name, (await t.data()) as Float32Array, step)
+    return [name, { dtype: "F32", shape: t.shape, data }]
+  })
+  await writeSafetensors(store, path, tensors)
 }
 
 function requireFinite(name: string, values: Float32Array, step: number): Float32Array {
@@ -132,21 +212,21 @@ function requireSame(saved: RunRecord, run: RunRecord): void {
   throw new PeftError("E_RESUME", `[train] the checkpoint belongs to another run: ${list}; use the same, or start anew`)
 }
 
-async function readLatest(store: CheckpointStore): Promise<{ step: number; previous?: number } | undefined> {
+async function readLatest(store: CheckpointStore): Promise<Latest | undefined> {
   if (!(await store.has(latestFile))) return undefined
   const found = parse(await readText(store, latestFile), `${store.name}/${latestFile}`)
-  if (Number.isInteger(found.step)) return found as { step: number; previous?: number }
+  if (Number.isInteger(found.step)) return found as unknown as Latest
   throw new PeftError(
     "E_RESUME",
     `[train] ${store.name}/${latestFile} names no step; point it at a step-N folder that is there`,
   )
 }
 
-async function removeOthers(store: CheckpointStore, keep: readonly (number | undefined)[]): Promise<void> {
+async function removeOthers(store: CheckpointStore, kept: readonly string[]): Promise<void> {
   if (!store.remove || !store.list) return
   const folders = new Set((await store.list()).map((path) => path.split("/")[0] as string))
-  const kept = keep.map((step) => (step === undefined ? "" : folderOf(step)))
-  for (const folder of folders) if (/^step-\d+$/.test(folder) && !kept.includes(folder)) await store.remove(folder)
+  for (const folder of folders)
+    if (/^(step|base)-\d+$/.test(folder) && !kept.includes(folder)) await store.remove(folder)
 }
 
 function parse(text: string, name: string): Record<string, unknown> {

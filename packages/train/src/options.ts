@@ -1,5 +1,5 @@
 /** What `train` may be told, with defaults, and the refusal of what makes no sense. Must not know how training works. */
-import type { Tokenizer } from "@peftjs/core"
+import type { Model, Tokenizer } from "@peftjs/core"
 import { PeftError } from "@peftjs/core"
 import { adamw } from "./adamw.ts"
 import type { CheckpointStore } from "./checkpoint.ts"
@@ -8,8 +8,10 @@ import type { EvaluateResult } from "./evaluate.ts"
 import type { StepMetrics } from "./metrics.ts"
 import type { Optimizer } from "./optimizer.ts"
 import { requireNumbers, requireWhole } from "./ranges.ts"
+import { type RestartOptions, type Restarts, requireCycles, rewarmed, settleRestarts } from "./restarts.ts"
 import type { Data } from "./rows.ts"
 import { type ScheduleName, type ScheduleOptions, schedule } from "./schedules.ts"
+import type { Restarted } from "./stage.ts"
 
 /** A schedule's name, or its name with what only it knows: `{ name: "cosine_with_min_lr", minLrRate: 0.1 }`. */
 export type Scheduler =
@@ -35,6 +37,12 @@ export interface TrainOptions extends EncodeOptions {
   readonly scheduler?: Scheduler
   /** Optimizer steps of warm-up; default 0. */
   readonly warmupSteps?: number
+  /**
+   * Merge the adapter into the base and start it anew, again and again (ReLoRA, ReMoRA). The base then changes, so go on with the model of
+   * the result: the one given is used up by the first restart, and resuming needs one made anew. The schedule is a cosine to a tenth unless
+   * another is given.
+   */
+  readonly restart?: RestartOptions
   /** Gradients are scaled down to this norm over all parameters; 0: never. Default 1. */
   readonly maxGradNorm?: number
   /** Keep only the inputs of blocks and compute the rest again: less memory, about a third more time. */
@@ -60,10 +68,11 @@ export interface TrainOptions extends EncodeOptions {
   /** Evaluated after every `evalSteps` steps and at the end. */
   readonly evalData?: Data | Promise<Data>
   readonly evalSteps?: number
-  /** After every optimizer step. */
-  readonly onStep?: (metrics: StepMetrics) => void | Promise<void>
+  /** After every optimizer step, with the view as it is then: with `restart`, not always the same. */
+  readonly onStep?: (metrics: StepMetrics, model: Model) => void | Promise<void>
   /** After a checkpoint has been written: the place to save the adapter. */
-  readonly onSave?: (step: number) => void | Promise<void>
+  readonly onSave?: (step: number, model: Model) => void | Promise<void>
+  readonly onRestart?: (restarted: Restarted, model: Model) => void | Promise<void>
   readonly onEvaluate?: (result: EvaluateResult, step: number) => void | Promise<void>
   /** Stops after the micro-batch that is running, writes a checkpoint and returns. */
   readonly signal?: AbortSignal
@@ -81,6 +90,7 @@ export interface Settings {
   readonly warmupSteps: number
   readonly maxGradNorm: number
   readonly gradientCheckpointing: boolean
+  readonly restart?: Restarts
   readonly shuffle: boolean
   readonly seed: number
 }
@@ -105,7 +115,7 @@ export function settle(options: TrainOptions, ofMethod?: number): Settings {
   const {
     lossMask = "completion",
     promptLossWeight = 0,
-    scheduler = "linear",
+    scheduler = options.restart ? "relora_jagged_cosine" : "linear",
     warmupSteps = 0,
     maxGradNorm = 1,
   } = options
@@ -146,16 +156,31 @@ export function settle(options: TrainOptions, ofMethod?: number): Settings {
     gradientCheckpointing,
     shuffle,
     seed,
+    ...(options.restart ? { restart: settleRestarts(options.restart) } : {}),
   }
 }
 
-/** The learning rate at a step counted from 0. Throws E_SCHEDULE. */
+/** The learning rate at a step counted from 0. Throws E_SCHEDULE, and E_OPTION for restarts that do not fit the number of steps. */
 export function learningRateOf(
-  { scheduler, warmupSteps, optimizer }: Settings,
+  { scheduler, warmupSteps, optimizer, restart }: Settings,
   totalSteps: number,
 ): (step: number) => number {
   const { learningRate } = optimizer
   const { name, ...specific } = scheduler
-  const multiplier = schedule(name, { ...specific, warmupSteps, totalSteps, learningRate })
-  return (step) => learningRate * multiplier(step)
+  const options = { ...specific, warmupSteps, totalSteps, learningRate }
+  if (!restart) {
+    const multiplier = schedule(name, options)
+    return (step) => learningRate * multiplier(step)
+  }
+  requireCycles(restart, totalSteps)
+  const { every, fullSteps, fullLearningRate = learningRate } = restart
+  if (options.restartEvery !== undefined && options.restartEvery !== every)
+    throw new PeftError(
+      "E_OPTION",
+      `[train] restartEvery is ${options.restartEvery} where restart.every is ${every}; leave it out`,
+    )
+  // The jagged cosine without its own climbs: they come from the restarts, whatever the schedule.
+  const smooth = name === "relora_jagged_cosine" ? { ...options, restartEvery: Number.POSITIVE_INFINITY } : options
+  const multiplier = rewarmed(schedule(name, smooth), restart, warmupSteps)
+  return (step) => (step < fullSteps ? fullLearningRate : learningRate) * multiplier(step)
 }

@@ -82,7 +82,7 @@ function update(
     const gradient = gradients.of(tensor)
     if (!gradient) continue
     const slots = state.optimizer.get(name) as SlotTensors
-    const how = { count: step + 1, learningRate, gradScale, decay }
+    const how = { count: step + 1 - (state.begun.get(name) ?? 0), learningRate, gradScale, decay }
     noGrad(engine, () => scope(engine, () => optimizer.update(tensor, gradient, slots, how)))
   }
 }

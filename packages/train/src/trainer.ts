@@ -3,28 +3,31 @@
  * trainable in the view it is given gets trained. Every step is a function of its number, so a run can start at any.
  */
 import type { Model } from "@peftjs/core"
-import { PeftError, parameters, trainables as trainablesOf } from "@peftjs/core"
+import { PeftError, trainables } from "@peftjs/core"
 import { type Batch, collate, epochOrder, groupRows, groupsPerEpoch } from "./batch.ts"
 import {
+  baseFolder,
   type CheckpointStore,
-  loadCheckpoint,
+  openCheckpoint,
   type Position,
   type RunRecord,
-  type RunState,
+  saveBase,
   saveCheckpoint,
   tensorsOf,
 } from "./checkpoint.ts"
+import { type Course, startCourse } from "./course.ts"
 import { copyToHost, type HostCopy, isDeviceError, stoppedBy } from "./device-loss.ts"
 import { encodeRow } from "./encode.ts"
 import { type EvaluateResult, evaluate } from "./evaluate.ts"
 import { padIdOf } from "./loss.ts"
 import type { StepMetrics } from "./metrics.ts"
-import { freeState, initState } from "./optimizer.ts"
 import { learningRateOf, type Settings, settle, type TrainOptions } from "./options.ts"
 import { type Data, fingerprint } from "./rows.ts"
 import { optimizerStep } from "./step.ts"
 
 export interface TrainResult {
+  /** The view in use at the end: the one given, or with `restart` the adapter of the last cycle over the base it stands on. */
+  readonly model: Model
   /** Optimizer steps done, with those before resuming. */
   readonly steps: number
   readonly totalSteps: number
@@ -40,7 +43,7 @@ export interface TrainResult {
  * Trains everything trainable in the model's view, in place, and returns when the steps are done or the signal asks to stop.
  * The loss is the mean over all tokens that count in an optimizer step, however they are spread over micro-batches.
  *
- * @throws E_OPTION, E_SCHEDULE, E_NO_GRAD when nothing is trainable, E_NO_LABELS when no row has anything to learn,
+ * @throws E_OPTION, E_SCHEDULE, E_NOT_MERGEABLE of what shall restart, E_NO_GRAD when nothing is trainable, E_NO_LABELS when no row has anything to learn,
  * E_LOSS_NOT_FINITE (the model keeps the values before that step), E_RESUME, what reading rows throws, and E_DEVICE_LOST,
  * E_OUT_OF_MEMORY or E_KERNEL of the device, whose message names the step of the checkpoint that is kept (`snapshotSteps`)
  */
@@ -59,8 +62,7 @@ export async function train(
   const perEpoch = groupsPerEpoch(rows.length, settings)
   const totalSteps = maxSteps ?? Math.ceil(epochs * perEpoch)
   const learningRate = learningRateOf(settings, totalSteps)
-  const trainables = trainablesOf(model)
-  if (trainables.length === 0)
+  if (trainables(model).length === 0)
     throw new PeftError(
       "E_NO_GRAD",
       "[train] nothing in the model is trainable; adapt it, enable its adapter or unfreeze it",
@@ -73,26 +75,36 @@ export async function train(
       `[train] ${examples.name}: no row has anything to learn (loss mask ${settings.lossMask}, cut at ${settings.maxLength} tokens)`,
     )
   const run = recordOf(model, examples, settings, totalSteps)
-  const state: RunState = {
-    trainables,
-    parameters: parameters(model),
-    optimizer: initState(settings.optimizer, trainables),
-  }
   let step = 0
   let saved: number | undefined
   let copy: HostCopy | undefined
+  let course: Course | undefined
   try {
-    if (options.resume && checkpoints) saved = step = await loadCheckpoint(checkpoints, run, state)
+    const found = options.resume && checkpoints ? await openCheckpoint(checkpoints, run) : undefined
+    course = await startCourse(model, settings, found)
+    if (found) saved = step = found.step
     let metrics: StepMetrics | undefined
     let evaluation: EvaluateResult | undefined
     let order = { epoch: -1, rows: [] as number[] }
-    const position = (): Position => ({ step, epoch: Math.floor(step / perEpoch), step_in_epoch: step % perEpoch })
+    const at = course
+    let written: string | undefined
+    /** The base lies there before a checkpoint names it. */
+    const position = async (store: CheckpointStore): Promise<Position> => {
+      const base = baseFolder(at.stage)
+      if (base !== undefined && base !== written) await saveBase(store, at.stage, step)
+      written = base
+      return {
+        ...{ step, epoch: Math.floor(step / perEpoch), step_in_epoch: step % perEpoch },
+        ...(settings.restart ? { cycle: at.stage.cycle } : {}),
+        ...(base === undefined ? {} : { base }),
+      }
+    }
     const save = async (): Promise<void> => {
       if (!checkpoints || saved === step) return
-      await saveCheckpoint(checkpoints, position(), run, tensorsOf(state))
+      await saveCheckpoint(checkpoints, await position(checkpoints), run, tensorsOf(at.state))
       saved = step
       copy = undefined
-      await options.onSave?.(step)
+      await options.onSave?.(step, at.stage.model)
     }
     const batchesOf = (): Batch[] => {
       const epoch = Math.floor(step / perEpoch)
@@ -102,6 +114,7 @@ export async function train(
       )
     }
     const result = (interrupted: boolean): TrainResult => ({
+      model: at.stage.model,
       steps: step,
       totalSteps,
       interrupted,
@@ -109,10 +122,12 @@ export async function train(
       ...(evaluation ? { evaluation } : {}),
     })
     while (step < totalSteps) {
+      const restarted = signal?.aborted ? undefined : await at.advance(step)
+      if (restarted) await options.onRestart?.(restarted, at.stage.model)
       const done = signal?.aborted
         ? undefined
         : await optimizerStep({
-            ...{ model, state, settings, step, signal },
+            ...{ model: at.stage.model, state: at.state, settings, step, signal },
             batches: batchesOf(),
             learningRate: learningRate(step),
           })
@@ -122,13 +137,13 @@ export async function train(
       }
       metrics = done
       step++
-      await options.onStep?.(done)
+      await options.onStep?.(done, at.stage.model)
       const last = step === totalSteps
       if (saveSteps !== undefined && (last || step % saveSteps === 0)) await save()
-      if (copySteps > 0 && step % copySteps === 0 && saved !== step)
-        copy = await copyToHost(position(), tensorsOf(state))
+      if (checkpoints && copySteps > 0 && step % copySteps === 0 && saved !== step)
+        copy = await copyToHost(await position(checkpoints), tensorsOf(at.state))
       if (evalData && (last || (evalSteps !== undefined && step % evalSteps === 0))) {
-        evaluation = await evaluate(model, evalData, { ...settings, ...(tokenizer ? { tokenizer } : {}) })
+        evaluation = await evaluate(at.stage.model, evalData, { ...settings, ...(tokenizer ? { tokenizer } : {}) })
         await options.onEvaluate?.(evaluation, step)
       }
     }
@@ -140,7 +155,7 @@ export async function train(
       saveCheckpoint(checkpoints as CheckpointStore, position, run, tensors)
     throw await stoppedBy(error, { step, saved, copy, write })
   } finally {
-    freeState(state.optimizer)
+    course?.free()
   }
 }
 

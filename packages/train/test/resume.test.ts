@@ -160,7 +160,7 @@ describe("checkpoints", () => {
     const checkpoints = store()
     await train(await fresh(), data, { ...options, checkpoints, saveSteps: 5 })
     const { model, result } = await resumed(checkpoints)
-    expect(result).toEqual({ steps: 5, totalSteps: 5, interrupted: false })
+    expect(result).toEqual({ model, steps: 5, totalSteps: 5, interrupted: false })
     expect(await valuesOf(model)).toEqual(await uninterrupted())
   })
 

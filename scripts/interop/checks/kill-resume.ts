@@ -49,7 +49,12 @@ export async function killResume(context: Context): Promise<void> {
 }
 
 /** Sends the signal as soon as the metrics show the step; returns the step they show then. */
-async function killAtStep(kill: () => boolean, over: () => boolean, metrics: string, step: number): Promise<number> {
+export async function killAtStep(
+  kill: () => boolean,
+  over: () => boolean,
+  metrics: string,
+  step: number,
+): Promise<number> {
   while (!over() && stepsIn(metrics) < step) await new Promise((done) => setTimeout(done, 2))
   kill()
   return stepsIn(metrics)
@@ -69,7 +74,8 @@ function differences(left: string, right: string): string[] {
   return different.map((file) => `${file} differs`)
 }
 
-function figures(output: string): string[] {
+/** What the metrics say of every step. */
+export function figures(output: string): string[] {
   const lines = readFileSync(join(output, "metrics.jsonl"), "utf8").trim().split("\n")
   return lines.map((line) => {
     const { step, loss, learning_rate, grad_norm, tokens } = JSON.parse(line)

@@ -1,19 +1,28 @@
-/** `peft bench`: how long a training step takes on made-up rows, against how fast this machine multiplies. */
+/** `peft bench`: how long a training step takes on made-up rows, against how fast this machine multiplies, and against another method. */
 import { gemmGflops } from "@peftjs/backend-cpu/node"
+import type { Model } from "@peftjs/core"
+import { loadCausalLM as loadCausalLMFrom } from "@peftjs/models"
 import { loadCausalLM } from "@peftjs/models/node"
-import { jsonl, type StepMetrics, train } from "@peftjs/train"
+import { nodeFiles } from "@peftjs/safetensors/node"
+import { jsonl, train } from "@peftjs/train"
 import type { Command } from "commander"
 import pc from "picocolors"
 import { type BackendFlags, kernelsOf, makeBackend } from "../backend.ts"
 import { locate } from "../hub/locate.ts"
+import { inTurn } from "../in-turn.ts"
 import { printJson } from "../json.ts"
-import { commonOptions, required, whole } from "../options.ts"
+import { type EstimateInput, estimateMemory, mebibytes } from "../memory/estimate.ts"
+import { headersOnly } from "../memory/headers-only.ts"
+import { shapeBackend } from "../memory/shape-backend.ts"
+import { commonOptions, repeated, required, whole } from "../options.ts"
 import { peakRssMb } from "../process-memory.ts"
-import { countParameters, makeTrainable } from "../trainable.ts"
+import { countParameters, type MethodFlags, makeTrainable, type Sizes } from "../trainable.ts"
 
 interface BenchFlags extends BackendFlags {
   readonly model?: string
   readonly method: string
+  readonly methodOption?: readonly string[]
+  readonly compare?: string
   readonly r?: number
   readonly batchSize: number
   readonly seqLength: number
@@ -29,8 +38,12 @@ const flopsPerParameter = { frozen: 4, full: 6 }
 export function addBench(program: Command): void {
   commonOptions(program.command("bench").description("measure training steps on made-up rows"))
     .option("--model <dir>", "Hugging Face model folder, or ORG/NAME[@REVISION] of the hub")
-    .option("--method <name>", "lora, full, another package or a path", "lora")
-    .addOption(whole("--r <n>", "rank"))
+    .option("--method <name>", "lora, mora, full, another package or a path", "lora")
+    .addOption(
+      repeated("--method-option <k=v>", "another option of the method, by its name or PEFT's; several allowed"),
+    )
+    .option("--compare <name>", "another method, whose steps are measured in turn with those of --method")
+    .addOption(whole("--r <n>", "rank, of both"))
     .addOption(whole("--batch-size <n>", "rows per step", { min: 1 }).default(4))
     .addOption(whole("--seq-length <n>", "tokens per row", { min: 2 }).default(256))
     .addOption(whole("--steps <n>", "steps to measure, after one that is reported apart", { min: 1 }).default(3))
@@ -39,52 +52,69 @@ export function addBench(program: Command): void {
 }
 
 async function runBench(flags: BenchFlags): Promise<void> {
-  const { batchSize, seqLength, steps, method } = flags
+  const { batchSize, seqLength, steps, method, compare } = flags
+  const taken = process.memoryUsage.rss()
   const started = performance.now()
   const backend = await makeBackend(flags)
   const { folder, name } = await locate(required(flags.model, "--model"), "model")
   const base = await loadCausalLM(folder, { backend, name })
-  const vocabulary = base.sites.get(base.head)?.out as number
-  const lora =
-    method === "full" ? {} : { targetModules: "all-linear", ...(flags.r === undefined ? {} : { r: flags.r }) }
-  const model = await makeTrainable(base, { method, seed: 0, ...lora }, () => {})
-  const sizes = countParameters(model)
+  const batch = rows(batchSize, seqLength, base.sites.get(base.head)?.out as number)
+  const data = jsonl(batch, "made-up rows")
+  const options: EstimateInput["options"] = {
+    ...{ maxSteps: steps + 1, batchSize, maxLength: seqLength, learningRate, scheduler: "constant", shuffle: false },
+    ...{ gradientAccumulationSteps: 1, gradientCheckpointing: flags.gradientCheckpointing ?? false },
+  }
+  const makings = [{ method, ...own(flags) }, ...(compare === undefined ? [] : [{ method: compare }])].map((given) => ({
+    ...given,
+    ...(given.method === "full" ? {} : onLayers(flags)),
+    seed: 0,
+  }))
+  const runs: Run[] = []
+  for (const making of makings) {
+    const model = await makeTrainable(base, making, () => {})
+    runs.push({ making, model, sizes: countParameters(model), seconds: [], cpu: [], losses: [] })
+  }
   const loadSeconds = (performance.now() - started) / 1000
 
-  const done: StepMetrics[] = []
-  const seconds: number[] = []
-  let last = performance.now()
-  await train(model, jsonl(rows(batchSize, seqLength, vocabulary), "made-up rows"), {
-    ...{ maxSteps: steps + 1, batchSize, maxLength: seqLength, learningRate, scheduler: "constant", shuffle: false },
-    gradientCheckpointing: flags.gradientCheckpointing ?? false,
-    onStep(metrics) {
-      done.push(metrics)
-      seconds.push((performance.now() - last) / 1000)
-      process.stderr.write(
-        pc.dim(`step ${metrics.step}: ${seconds.at(-1)?.toFixed(2)} s, loss ${metrics.loss.toFixed(4)}\n`),
-      )
-      last = performance.now()
-    },
+  await inTurn(runs, async ({ making, model, seconds, cpu, losses }, next) => {
+    let [last, used] = [performance.now(), process.cpuUsage()]
+    await train(model, data, {
+      ...options,
+      async onStep(metrics) {
+        seconds.push((performance.now() - last) / 1000)
+        const { user, system } = process.cpuUsage(used)
+        cpu.push((user + system) / 1e6)
+        losses.push(metrics.loss)
+        const time = `${seconds.at(-1)?.toFixed(2)} s, loss ${metrics.loss.toFixed(4)}`
+        process.stderr.write(
+          pc.dim(`${compare === undefined ? "" : `${making.method} `}step ${metrics.step}: ${time}\n`),
+        )
+        await next()
+        last = performance.now()
+        used = process.cpuUsage()
+      },
+    })
   })
   const peak = peakRssMb()
+  const [run, other] = runs as [Run, Run | undefined]
   const tokens = batchSize * seqLength
-  const [first, ...measured] = seconds
-  const step = median(measured)
-  const flops = (method === "full" ? flopsPerParameter.full : flopsPerParameter.frozen) * sizes.base * tokens
+  const step = median(run.seconds.slice(1))
+  const flops = (method === "full" ? flopsPerParameter.full : flopsPerParameter.frozen) * run.sizes.base * tokens
   const gflops = flops / step / 1e9
   const gemm = await gemmGflops(backend)
   const result = {
     step_s: step,
     tokens_per_s: tokens / step,
     peak_rss_mb: peak,
-    trainable: sizes.trainable,
+    trainable: run.sizes.trainable,
     kernels: kernelsOf(backend),
     gflops,
     gemm_gflops: gemm,
     efficiency: gflops / gemm,
-    first_step_s: first,
+    first_step_s: run.seconds[0],
     load_s: loadSeconds,
-    losses: done.map(({ loss }) => loss),
+    losses: run.losses,
+    ...(other ? await comparison(run, other) : {}),
   }
   if (flags.json) printJson(result)
   else
@@ -93,7 +123,50 @@ async function runBench(flags: BenchFlags): Promise<void> {
         .map(([key, value]) => `${key}: ${value}`)
         .join("\n")}\n`,
     )
+
+  /** Memory is counted, since two methods in one process have one peak. */
+  async function comparison(a: Run, b: Run): Promise<object> {
+    const [mb, otherMb] = [await counted(a.making), await counted(b.making)]
+    return {
+      compared_with: b.making.method,
+      compared_step_s: median(b.seconds.slice(1)),
+      compared_trainable: b.sizes.trainable,
+      // Of steps that followed each other; processor time is what other programs change least.
+      step_ratio: ratio(a.seconds, b.seconds),
+      cpu_ratio: ratio(a.cpu, b.cpu),
+      trainable_ratio: a.sizes.trainable / b.sizes.trainable,
+      estimated_mb: mb,
+      compared_estimated_mb: otherMb,
+      memory_ratio: mb / otherMb,
+    }
+  }
+
+  async function counted(making: MethodFlags): Promise<number> {
+    const shapes = shapeBackend(backend)
+    const empty = await loadCausalLMFrom(headersOnly(nodeFiles(folder)), { backend: shapes, name })
+    const attach = (observed: Model): Promise<Model> => makeTrainable(observed, making, () => {})
+    const { total } = await estimateMemory({ base: empty, backend: shapes, attach, batch, options, process: taken })
+    return mebibytes(total)
+  }
 }
+
+interface Run {
+  readonly making: MethodFlags
+  readonly model: Model
+  readonly sizes: Sizes
+  /** Of every step, by the clock and of processor time. */
+  readonly seconds: number[]
+  readonly cpu: number[]
+  readonly losses: number[]
+}
+
+const own = ({ methodOption }: BenchFlags): Pick<MethodFlags, "methodOption"> =>
+  methodOption === undefined ? {} : { methodOption }
+
+const onLayers = ({ r }: BenchFlags): Partial<MethodFlags> => ({
+  targetModules: "all-linear",
+  ...(r === undefined ? {} : { r }),
+})
 
 /** The same rows in every step, and in every language this was measured in. Every token is predicted from those before it. */
 function rows(batch: number, tokens: number, vocabulary: number): object[] {
@@ -101,6 +174,11 @@ function rows(batch: number, tokens: number, vocabulary: number): object[] {
     const ids = Array.from({ length: tokens }, (_, t) => ((((b * tokens + t) * 7919) % 40_000) + 5) % vocabulary)
     return { input_ids: ids, labels: ids }
   })
+}
+
+/** Of the steps after the first. */
+function ratio(a: readonly number[], b: readonly number[]): number {
+  return median(a.slice(1).map((s, i) => s / (b[i + 1] as number)))
 }
 
 function median(values: readonly number[]): number {

@@ -1,14 +1,12 @@
 /** `peft merge`: a model folder with an adapter's effect in its weights. */
-import { existsSync, readdirSync } from "node:fs"
-import { mkdir, rename, rm } from "node:fs/promises"
-import { dirname, resolve } from "node:path"
-import { PeftError } from "@peftjs/core"
+import { resolve } from "node:path"
 import { saveMerged } from "@peftjs/models/node"
 import { type Command, Option } from "commander"
 import { locate } from "../hub/locate.ts"
 import { printJson } from "../json.ts"
 import { loadModel, type ModelFlags, modelOptions } from "../model.ts"
 import { required } from "../options.ts"
+import { replaceFolder } from "../replace-folder.ts"
 
 const dtypes = ["f32", "bf16", "f16"] as const
 type Stored = (typeof dtypes)[number]
@@ -31,30 +29,18 @@ async function runMerge(flags: MergeFlags): Promise<void> {
   const output = resolve(required(flags.output, "--output"))
   required(flags.adapter, "--adapter")
   const { folder } = await locate(required(flags.model, "--model"), "model")
-  if (existsSync(output) && readdirSync(output).length > 0 && !flags.overwrite) {
-    throw new PeftError(
-      "E_OUTPUT_EXISTS",
-      `[cli] ${output} is not empty; replace it by --overwrite, or give another --output`,
-    )
-  }
-  const model = await loadModel(flags)
-  const dtype = flags.dtype ?? storedAs(model.config)
-  // Written beside its place and then renamed: a merge that fails leaves no trace.
-  const unfinished = `${output}.unfinished-${process.pid}`
-  try {
-    await mkdir(unfinished, { recursive: true })
+  await replaceFolder(output, flags.overwrite ?? false, async (unfinished) => {
+    const model = await loadModel(flags)
+    const dtype = flags.dtype ?? storedAs(model.config)
     const { maxError, sites } = await saveMerged(model, unfinished, { dtype, copyFrom: folder })
-    await mkdir(dirname(output), { recursive: true })
-    await rm(output, { recursive: true, force: true })
-    await rename(unfinished, output)
-    if (flags.json) printJson({ max_error: maxError, sites, dtype, output: flags.output })
-    else
-      process.stdout.write(
-        `${sites} layers merged, stored as ${dtype}, largest error ${maxError.toExponential(2)}\nmodel: ${flags.output}\n`,
-      )
-  } finally {
-    await rm(unfinished, { recursive: true, force: true })
-  }
+    return () => {
+      if (flags.json) printJson({ max_error: maxError, sites, dtype, output: flags.output })
+      else
+        process.stdout.write(
+          `${sites} layers merged, stored as ${dtype}, largest error ${maxError.toExponential(2)}\nmodel: ${flags.output}\n`,
+        )
+    }
+  })
 }
 
 /** The base's own type by its config. */

@@ -1,6 +1,6 @@
 /** `peft train`: the order of things in a run, from files to an adapter. The loop itself is the train package's. */
 import { adapterOf, configOf, isPeftError } from "@peftjs/core"
-import { groupsPerEpoch, type TrainResult, train } from "@peftjs/train"
+import { groupsPerEpoch, planRestarts, type Restarted, type TrainResult, train } from "@peftjs/train"
 import { jsonlFile } from "@peftjs/train/node"
 import type { Command } from "commander"
 import { kernelsOf, makeBackend } from "../backend.ts"
@@ -13,7 +13,7 @@ import { sayMemory } from "../memory/before-run.ts"
 import { required } from "../options.ts"
 import { openOutput } from "../output.ts"
 import { makeProgress } from "../progress.ts"
-import { allFinite, makeKeeper } from "../result.ts"
+import { allFinite, makeKeeper, writtenOf } from "../result.ts"
 import { describeSummary, summarise } from "../summary.ts"
 import { methodOf, type TrainFlags, trainingOptions, trainOptions } from "../train-options.ts"
 import { countParameters, makeTrainable, type Sizes } from "../trainable.ts"
@@ -49,6 +49,7 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   if (method !== "full") configOf(model, adapterOf(model))
 
   const total = flags.maxSteps ?? Math.ceil((flags.epochs ?? 1) * groupsPerEpoch(data.rows.length, options))
+  const restart = options.restart && planRestarts(model, options.restart, total)
   const progress = makeProgress(total)
   const kernels = kernelsOf(backend)
   progress.say(`${introduction(sizes)}, ${data.rows.length} rows, ${total} steps, ${kernels}`)
@@ -60,26 +61,32 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   const interrupt = onInterrupt(() => progress.say("stopping after this micro-batch; Ctrl-C again quits at once"))
   const started = performance.now()
   let done = output.from
+  let current = model
   let result: TrainResult
   try {
     result = await train(model, data, {
       ...options,
       ...{ checkpoints: output.checkpoints, resume: output.resume, signal: interrupt.signal },
       ...(evalData ? { evalData } : {}),
-      async onStep(metrics) {
+      async onStep(metrics, view) {
         await output.record(metrics)
+        current = view
         done = metrics.step
         progress.step(metrics)
         // Before the evaluation, which may take long.
-        if (done === total) await keep(done)
+        if (done === total) await keep(done, view)
       },
       onSave: keep,
+      onRestart(restarted, view) {
+        current = view
+        progress.say(describeRestart(restarted))
+      },
     })
-    if (!result.interrupted) await keep(result.steps)
+    if (!result.interrupted) await keep(result.steps, result.model)
   } catch (error) {
     // A step that fails is not applied: the model still has the values of the last good one.
-    if (done > output.from && isPeftError(error) && error.code === "E_LOSS_NOT_FINITE" && (await allFinite(model))) {
-      await keep(done)
+    if (done > output.from && isPeftError(error) && error.code === "E_LOSS_NOT_FINITE" && (await allFinite(current))) {
+      await keep(done, current)
       progress.say(`kept the values after step ${done}`)
     }
     throw error
@@ -88,8 +95,7 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     interrupt.stop()
   }
   const seconds = (performance.now() - started) / 1000
-  const written = method === "full" ? { model: output.model } : { adapter: output.adapter }
-  const saved = result.steps > 0 ? written : {}
+  const saved = result.steps > 0 ? writtenOf(result.model, model, output) : {}
   const summary = await summarise({
     result,
     from: output.from,
@@ -98,6 +104,7 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     kernels,
     metrics: output.metrics,
     saved,
+    restart,
   })
   if (flags.json) printJson(summary)
   else process.stdout.write(`${describeSummary(summary)}\n`)
@@ -106,6 +113,11 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     `interrupted after step ${result.steps} of ${total}; to go on, repeat the command with --resume ${folder}\n`,
   )
   process.exitCode = interruptedExitCode
+}
+
+function describeRestart({ cycle, step, sites, maxError }: Restarted): string {
+  if (cycle === 0) return `the adapter begins after ${step} steps of full training`
+  return `restart ${cycle} after step ${step}: ${sites} layers merged, largest error ${maxError.toExponential(1)}`
 }
 
 function introduction({ trainable, total }: Sizes): string {

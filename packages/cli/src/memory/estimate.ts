@@ -15,7 +15,7 @@
  * reading files. Against the peak of `peft bench` on the CPU it is therefore somewhat low: SmolLM2-135M with LoRA, 4 rows of 256 tokens,
  * 1,984 of 2,044 MB (0.97); one row of 64 tokens, checkpointed, 573 of 644 MB (0.89); a Llama of 156,480 parameters, 117 of 128 MB (0.91).
  */
-import { apply, bindModel, type Model, type Op } from "@peftjs/core"
+import { apply, bindModel, detachOverlays, type Model, mergePlan, type Op, sizeOf, unfreeze } from "@peftjs/core"
 import type { Data } from "@peftjs/train"
 import { encodeRow, jsonl, type TrainOptions, train } from "@peftjs/train"
 import type { ShapeBackend } from "./shape-backend.ts"
@@ -26,6 +26,8 @@ export interface MemoryEstimate {
   readonly weights: number
   readonly trainable: number
   readonly optimizer: number
+  /** What restarts put before the base, once the first has come; absent without them. */
+  readonly merged?: number
   readonly activations: number
   readonly logits: number
   readonly total: number
@@ -46,8 +48,39 @@ export interface EstimateInput {
   readonly process: number
 }
 
-/** Runs the step. Throws what making the model trainable throws, and what training does. */
+/**
+ * Runs the step, with restarts as it is in the part of the run that needs most. Throws what making the model trainable throws, and what
+ * training does.
+ */
 export async function estimateMemory(input: EstimateInput): Promise<MemoryEstimate> {
+  // One step is no run: nothing is saved, and no schedule has its length.
+  const { restart, saveSteps: _, scheduler: __, ...options } = input.options
+  if (!restart) return estimateStep({ ...input, options })
+  const first = (restart.fullSteps ?? 0) > 0 ? await estimateFull({ ...input, options }) : undefined
+  let adapted = input.base
+  const attach = async (base: Model): Promise<Model> => {
+    adapted = await input.attach(base)
+    return adapted
+  }
+  const later = await estimateStep({ ...input, options, attach })
+  const { changed, definition } = mergePlan(adapted, { overlays: false })
+  const values = [...definition.params].filter(([path]) => first || changed.has(path))
+  const merged = values.reduce((n, [, { shape }]) => n + 4 * sizeOf(shape), 0)
+  return first && first.total > later.total + merged ? first : { ...later, merged, total: later.total + merged }
+}
+
+async function estimateFull(input: EstimateInput): Promise<MemoryEstimate> {
+  let made = input.base
+  const attach = async (base: Model): Promise<Model> => {
+    made = unfreeze(base)
+    return made
+  }
+  const found = await estimateStep({ ...input, attach })
+  detachOverlays(made)
+  return found
+}
+
+async function estimateStep(input: EstimateInput): Promise<MemoryEstimate> {
   const { base, backend, attach, batch, options, process } = input
   const weights = backend.live()
   const seen = { constant: 0, kept: 0, layers: 0, logits: 0 }

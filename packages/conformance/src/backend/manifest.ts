@@ -28,6 +28,8 @@ const optional = [
   "rope",
   "attention",
   "attentionBackward",
+  "packedMatmul",
+  "unpack",
   "adamw",
 ] as const
 

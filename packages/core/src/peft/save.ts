@@ -39,7 +39,7 @@ export async function saveAdapter(
   const folder = adapter.name === "default" ? "" : `${adapter.name}/`
   await writeSafetensors(sink, `${folder}${weightsFile}`, tensors, { format: "pt" })
   await writeText(sink, `${folder}${configFile}`, formatConfig(config))
-  await writeText(sink, `${folder}README.md`, modelCard(config))
+  await writeText(sink, `${folder}README.md`, modelCard(config, format))
 }
 
 /** The config that `saveAdapter` writes. */
@@ -114,21 +114,23 @@ function lazy(parts: readonly Tensor[]): Lazy {
   }
 }
 
-function modelCard(config: PeftConfig): string {
+const peftUsage = `in the format of Hugging Face PEFT:
+
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "path/of/this/folder")
+`
+
+function modelCard(config: PeftConfig, { usage }: AdapterFormat): string {
   const base = String(config.base_model_name_or_path ?? "")
   const method = String(config.peft_type).toLowerCase()
   return `---
 base_model: ${JSON.stringify(base)}
-library_name: peft
+library_name: ${usage === undefined ? "peft" : "peftjs"}
 pipeline_tag: text-generation
 tags:
 - base_model:adapter:${base}
 - ${method}
 ---
 
-An adapter for ${base || "its base model"}, in the format of Hugging Face PEFT:
-
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(base_model, "path/of/this/folder")
-`
+An adapter for ${base || "its base model"}, ${usage ?? peftUsage}`
 }
