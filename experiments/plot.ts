@@ -106,11 +106,11 @@ export function barChart(
     const most = Math.max(...panel.groups.flatMap(({ values }) => values), 1e-9)
     for (const { name, values } of panel.groups) {
       const middle = y + (labels.length * 9) / 2 + 4
-      parts.push(`<text x="${left + 30}" y="${middle}" text-anchor="end">${escaped(name)}</text>`)
+      parts.push(`<text x="${left + 54}" y="${middle}" text-anchor="end">${escaped(name)}</text>`)
       values.forEach((value, i) => {
-        const length = round((value / most) * (width - left - 110))
+        const length = round((value / most) * (width - left - 130))
         parts.push(
-          `<rect x="${left + 36}" y="${y + i * 9}" width="${length}" height="8" fill="${colourOf(i)}"/><text x="${left + 40 + length}" y="${y + i * 9 + 8}" font-size="9">${short(value)}</text>`,
+          `<rect x="${left + 60}" y="${y + i * 9}" width="${length}" height="8" fill="${colourOf(i)}"/><text x="${left + 64 + length}" y="${y + i * 9 + 8}" font-size="9">${short(value)}</text>`,
         )
       })
       y += labels.length * 9 + 8

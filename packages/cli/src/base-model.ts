@@ -7,7 +7,8 @@ import { initCausalLM } from "@peftjs/models/node"
 import type { FileSource } from "@peftjs/safetensors"
 import { nodeFiles } from "@peftjs/safetensors/node"
 import { locate } from "./hub/locate.ts"
-import type { TrainFlags } from "./train-options.ts"
+import { loadingOf, type TrainFlags } from "./train-options.ts"
+import { type loadingAs, storedFormats } from "./weights.ts"
 
 /** Where it comes from. */
 export interface BaseSource {
@@ -17,20 +18,25 @@ export interface BaseSource {
   readonly name: string
   /** Path of the configuration of a random one. */
   readonly initConfig?: string
+  /** How its linear layers are to be stored. */
+  readonly loading?: ReturnType<typeof loadingAs>
 }
 
 /**
  * Finds it, fetching what the hub has. A random model is called after the folder it will be written to.
  * Throws E_OPTION unless exactly one of --model and --init-config is given, and what `locate` throws.
  */
-export async function baseSource({ model, initConfig }: TrainFlags, writtenTo: string): Promise<BaseSource> {
+export async function baseSource(flags: TrainFlags, writtenTo: string): Promise<BaseSource> {
+  const { model, initConfig } = flags
   if ((model === undefined) === (initConfig === undefined)) {
     throw new PeftError(
       "E_OPTION",
       "[cli] give --model with a model folder or ORG/NAME, or --init-config with a config.json; one of the two",
     )
   }
-  if (initConfig === undefined) return locate(model as string, "model")
+  const loading = loadingOf(flags)
+  if (initConfig === undefined) return { ...(await locate(model as string, "model")), ...(loading ? { loading } : {}) }
+  if (loading) throw new PeftError("E_OPTION", "[cli] a random model is not quantised: leave out --weights")
   return { folder: dirname(initConfig), name: writtenTo, initConfig }
 }
 
@@ -43,10 +49,10 @@ export interface BaseOptions {
 
 /** Loads or makes it, with the tokenizer there is. Throws what loading throws. */
 export async function baseModel(source: BaseSource, options: BaseOptions): Promise<Model> {
-  const { folder, name, initConfig } = source
+  const { folder, name, initConfig, loading } = source
   const { backend, seed, through = (files) => files } = options
   const files = through(nodeFiles(folder))
-  if (initConfig === undefined) return loadCausalLM(files, { backend, name })
+  if (initConfig === undefined) return loadCausalLM(files, { backend, name, ...loading, formats: storedFormats })
   const tokenizer = existsSync(join(folder, "tokenizer.json")) ? { tokenizer: await loadTokenizer(files) } : {}
   return initCausalLM(initConfig, { backend, seed, name, ...tokenizer })
 }

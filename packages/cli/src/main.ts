@@ -11,6 +11,7 @@ const commands: Readonly<Record<string, () => Promise<(program: Command) => void
   logits: async () => (await import("./commands/logits.ts")).addLogits,
   generate: async () => (await import("./commands/generate.ts")).addGenerate,
   merge: async () => (await import("./commands/merge.ts")).addMerge,
+  quantize: async () => (await import("./commands/quantize.ts")).addQuantize,
   convert: async () => (await import("./commands/convert.ts")).addConvert,
   spectrum: async () => (await import("./commands/spectrum.ts")).addSpectrum,
   inspect: async () => (await import("./commands/inspect.ts")).addInspect,

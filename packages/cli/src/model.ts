@@ -7,6 +7,7 @@ import { type BackendFlags, makeBackend } from "./backend.ts"
 import { locate } from "./hub/locate.ts"
 import { bundled, methodFactory } from "./method.ts"
 import { commonOptions, required } from "./options.ts"
+import { storedFormats } from "./weights.ts"
 
 export interface ModelFlags extends BackendFlags {
   readonly model?: string
@@ -28,7 +29,7 @@ export function modelOptions(command: Command): Command {
 export async function loadModel(flags: ModelFlags): Promise<Model> {
   const { folder, name } = await locate(required(flags.model, "--model"), "model")
   const adapter = flags.adapter === undefined ? undefined : await locate(flags.adapter, "adapter")
-  const model = await loadCausalLM(folder, { backend: await makeBackend(flags), name })
+  const model = await loadCausalLM(folder, { backend: await makeBackend(flags), name, formats: storedFormats })
   if (adapter === undefined) return model
   const methods = flags.method === undefined ? bundled : [await methodFactory(flags.method), ...bundled]
   const { model: adapted, report } = await loadAdapter(model, adapter.folder, { methods })

@@ -16,9 +16,11 @@ import type { BackendFlags } from "./backend.ts"
 import { commonOptions, numeric, pairs, repeated, whole } from "./options.ts"
 import { type RestartFlags, restartOf, restartOptions } from "./restart-options.ts"
 import { type MethodFlags, methodDefaults } from "./trainable.ts"
+import { loadingAs, type WeightFlags, type WeightType, weightOptions } from "./weights.ts"
 
 /** As typed. */
-export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags, RestartFlags {
+export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags, RestartFlags, WeightFlags {
+  readonly weights?: WeightType
   readonly method?: string
   readonly model?: string
   readonly initConfig?: string
@@ -53,6 +55,9 @@ export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags, R
   readonly json?: boolean
 }
 
+/** LoRA over a base in 4 bits. */
+const qlora = "qlora"
+
 /** A cosine that every restart brings down to 0 for its warm-up. */
 const jagged = "relora_jagged_cosine"
 
@@ -75,7 +80,7 @@ export function trainOptions(command: Command): Command {
     )
     .option(
       "--method <name>",
-      "lora, mora, full, @peftjs/NAME, another installed package, or a path beginning with ./ or / (default: lora; with --init-config: full)",
+      "lora, mora, full, qlora (lora with --weights nf4 --double-quant), @peftjs/NAME, another installed package, or a path beginning with ./ or / (default: lora; with --init-config: full)",
     )
     .option("--init-adapter <dir>", "start from this PEFT adapter, a folder or ORG/NAME of the hub")
     .addOption(numeric("--r <n>", `rank (default: ${r})`))
@@ -84,7 +89,8 @@ export function trainOptions(command: Command): Command {
     .addOption(
       repeated("--method-option <k=v>", "another option of the method, by its name or PEFT's; several allowed"),
     )
-  return trainingFlags(adapterOptions(own))
+  const base = "store the base's linear layers in nf4, fp4 or int8: quantised while loading, unless the folder is"
+  return trainingFlags(adapterOptions(weightOptions(own, "--weights", base)))
 }
 
 function trainingFlags(command: Command): Command {
@@ -128,7 +134,20 @@ function trainingFlags(command: Command): Command {
 
 /** A random model has to learn everything; one that knows something gets an adapter. */
 export function methodOf({ method, initConfig }: TrainFlags): string {
+  if (method === qlora) return "lora"
   return method ?? (initConfig === undefined ? "lora" : "full")
+}
+
+/** How the base's linear layers are to be stored, where that is said. Throws E_OPTION. */
+export function loadingOf(flags: TrainFlags): ReturnType<typeof loadingAs> | undefined {
+  const { method, weights, doubleQuant } = flags
+  if (method === qlora && weights !== "int8")
+    return loadingAs(weights ?? "nf4", { ...flags, doubleQuant: doubleQuant ?? true })
+  if (weights !== undefined) return loadingAs(weights, flags)
+  const idle = (["doubleQuant", "blockSize", "skipModules"] as const).find((key) => flags[key] !== undefined)
+  if (idle === undefined) return undefined
+  const flag = idle.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)
+  throw new PeftError("E_OPTION", `[cli] --${flag} means nothing without --weights; give nf4, fp4 or int8`)
 }
 
 /** What the train package calls them; `ofMethod`: the learning rate that the method asks for. Throws E_OPTION. */

@@ -305,6 +305,15 @@ describe.concurrent("other ways", () => {
     expect(losses).toHaveLength(3)
   })
 
+  it("bench --compare: two methods in turn, and their ratios", async () => {
+    const size = ["--r", "4", "--batch-size", "2", "--seq-length", "16", "--steps", "2"]
+    const method = ["--method", "mora", "--method-option", "type=sharing", "--compare", "lora"]
+    const result = await peftJson<Record<string, number>>("bench", "--model", work.model, ...method, ...size)
+    expect(result).toMatchObject({ compared_with: "lora", compared_trainable: 9248 })
+    expect(result.trainable_ratio).toBeCloseTo(1, 1)
+    for (const key of ["step_ratio", "cpu_ratio", "memory_ratio"]) expect(result[key], key).toBeGreaterThan(0.1)
+  })
+
   it("stops at the first loss that is not a number, and keeps the last good adapter", async () => {
     const output = work.path("diverged")
     const options = [

@@ -26,7 +26,7 @@ export function folderFormat({ values }: Config, { weights, formats }: Formats):
   if (found && (!weights || weights.name === found.name)) return found
   const { quant_method, load_in_8bit, bnb_4bit_quant_type } = given as Record<string, unknown>
   const type = load_in_8bit ? "int8" : (bnb_4bit_quant_type ?? "of unknown type")
-  const wanted = weights ? `, and ${weights.name} was asked for` : ""
+  const wanted = weights && weights.name !== type ? `, and ${weights.name} was asked for` : ""
   throw new PeftError(
     "E_CONFIG",
     `[models] config.json: "quantization_config" is ${quant_method}'s (${type})${wanted}; give its format, as in { weights: nf4() } with nf4 of @peftjs/qlora, or use the folder it was made from`,

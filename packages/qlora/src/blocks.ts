@@ -27,17 +27,27 @@ export function fourBitQuantiser(format: string, book: CodeBook, blockSize: numb
   const block = new Float32Array(blockSize)
   let [filled, done] = [0, 0]
 
+  const fill = (at: number, count: number, code: number): void => {
+    // Blocks begin at a byte; what pads an odd end is filled in later, with the same.
+    codes.fill((code << 4) | code, at >> 1, (at + count) >> 1)
+    if (count % 2 !== 0) codes[(at + count) >> 1] = code << 4
+  }
   const close = (): void => {
     const top = largest(format, block, filled)
     // A short last block divides; the others multiply by the inverse.
     const short = filled < blockSize
     const scale = short ? Math.max(top, Math.fround(1e-38)) : top
     absmax[done / blockSize] = scale
+    if (top === 0) {
+      fill(done, filled, order[nearest(book, 0)] as number)
+      done += filled
+      filled = 0
+      return
+    }
     const inverse = Math.fround(1 / scale)
     for (let i = 0; i < filled; i++) {
       const x = block[i] as number
-      const scaled = scale === 0 ? 0 : Math.fround(short ? x / scale : x * inverse)
-      const code = order[nearest(book, scaled)] as number
+      const code = order[nearest(book, Math.fround(short ? x / scale : x * inverse))] as number
       const at = done + i
       codes[at >> 1] = (codes[at >> 1] as number) | (at % 2 === 0 ? code << 4 : code)
     }

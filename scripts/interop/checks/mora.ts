@@ -48,6 +48,12 @@ export async function mora(context: Context): Promise<void> {
 
   const merged = join(folder, "merged")
   await peft("merge", ...onModel(adapters.rotation as string), "--output", merged, "--dtype", "f32")
+  const bare = join(folder, "base.safetensors")
+  const moved = join(folder, "rotation.safetensors")
+  await peft("logits", "--model", model, "--input", input, "--output", bare)
+  await peft("logits", ...onModel(adapters.rotation as string), "--input", input, "--output", moved)
+  const effect = await context.python<number>("tensors.py", bare, "--against", moved, "logits", "logits")
+  expect("rotation does something", effect > 0.02, `moves the logits by ${effect.toFixed(4)}`)
   await compareLogits(context, [{ name: "rotation merged", base: merged, adapter: null, input, atMost: 2e-3 }])
   await sameLogits(context, "rotation merged", adapters.rotation as string, input)
 }

@@ -44,7 +44,7 @@ async function runMerge(flags: MergeFlags): Promise<void> {
 }
 
 /** The base's own type by its config. */
-function storedAs(config: Readonly<Record<string, unknown>>): Stored {
+export function storedAs(config: Readonly<Record<string, unknown>>): Stored {
   const name = String(config.dtype ?? config.torch_dtype ?? "float32")
   return name === "bfloat16" ? "bf16" : name === "float16" ? "f16" : "f32"
 }

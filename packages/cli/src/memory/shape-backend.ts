@@ -79,6 +79,8 @@ function optionalKernels(make: Make): Partial<FusedKernels> & InPlaceKernels {
     layerNormBackward: like,
     attention: like,
     attentionBackward: (q, k, v) => [like(q), like(k), like(v)],
+    packedMatmul: (_x, _w, { m, rows, columns, transpose }) => make("f32", m * (transpose ? columns : rows)),
+    unpack: (_w, { start, end, columns }) => make("f32", (end - start) * columns),
     adamw: () => {},
   }
 }
