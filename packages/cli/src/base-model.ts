@@ -7,7 +7,7 @@ import { initCausalLM } from "@peftjs/models/node"
 import type { FileSource } from "@peftjs/safetensors"
 import { nodeFiles } from "@peftjs/safetensors/node"
 import { locate } from "./hub/locate.ts"
-import { loadingOf, type TrainFlags } from "./train-options.ts"
+import { baseLoading, type TrainFlags } from "./train-options.ts"
 import { type loadingAs, storedFormats } from "./weights.ts"
 
 /** Where it comes from. */
@@ -34,7 +34,7 @@ export async function baseSource(flags: TrainFlags, writtenTo: string): Promise<
       "[cli] give --model with a model folder or ORG/NAME, or --init-config with a config.json; one of the two",
     )
   }
-  const loading = loadingOf(flags)
+  const loading = baseLoading(flags)
   if (initConfig === undefined) return { ...(await locate(model as string, "model")), ...(loading ? { loading } : {}) }
   if (loading) throw new PeftError("E_OPTION", "[cli] a random model is not quantised: leave out --weights")
   return { folder: dirname(initConfig), name: writtenTo, initConfig }

@@ -16,7 +16,7 @@ import type { BackendFlags } from "./backend.ts"
 import { commonOptions, numeric, pairs, repeated, whole } from "./options.ts"
 import { type RestartFlags, restartOf, restartOptions } from "./restart-options.ts"
 import { type MethodFlags, methodDefaults } from "./trainable.ts"
-import { loadingAs, type WeightFlags, type WeightType, weightOptions } from "./weights.ts"
+import { loadingAs, loadingOf, type WeightFlags, type WeightType, weightOptions } from "./weights.ts"
 
 /** As typed. */
 export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags, RestartFlags, WeightFlags {
@@ -139,15 +139,11 @@ export function methodOf({ method, initConfig }: TrainFlags): string {
 }
 
 /** How the base's linear layers are to be stored, where that is said. Throws E_OPTION. */
-export function loadingOf(flags: TrainFlags): ReturnType<typeof loadingAs> | undefined {
+export function baseLoading(flags: TrainFlags): ReturnType<typeof loadingAs> | undefined {
   const { method, weights, doubleQuant } = flags
   if (method === qlora && weights !== "int8")
     return loadingAs(weights ?? "nf4", { ...flags, doubleQuant: doubleQuant ?? true })
-  if (weights !== undefined) return loadingAs(weights, flags)
-  const idle = (["doubleQuant", "blockSize", "skipModules"] as const).find((key) => flags[key] !== undefined)
-  if (idle === undefined) return undefined
-  const flag = idle.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)
-  throw new PeftError("E_OPTION", `[cli] --${flag} means nothing without --weights; give nf4, fp4 or int8`)
+  return loadingOf(flags)
 }
 
 /** What the train package calls them; `ofMethod`: the learning rate that the method asks for. Throws E_OPTION. */

@@ -39,6 +39,13 @@ it("trains over it the same as over a base quantised while it is loaded", async 
   const losses = (output: string): number[] => metricsIn(output).map((m) => m.loss)
   expect(losses(fly)).toHaveLength(3)
   expect(losses(stored)).toEqual(losses(fly))
+  const adapter = join(stored, "adapter")
+  const merge = ["merge", "--model", folder, "--adapter", adapter, "--output"]
+  const packed = await peftJson<{ packing_error_relative: number }>(
+    ...[...merge, work.path("packed"), "--weights", "nf4", "--double-quant"],
+  )
+  expect(packed.packing_error_relative).toBeGreaterThan(0)
+  expect(await peftJson(...merge, work.path("dense"))).not.toHaveProperty("packing_error")
   const dry = await peft("train", "--model", folder, "--method", "qlora", ...common, "--dry-run")
   expect([dry.code, dry.stderr]).toEqual([0, ""])
   const other = await peft("train", "--model", folder, "--weights", "fp4", ...common, "--output", work.path("other"))

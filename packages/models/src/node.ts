@@ -6,7 +6,7 @@ import { nodeFiles } from "@peftjs/safetensors/node"
 import { configOf } from "./config.ts"
 import { type InitOptions, initCausalLM as initFromConfig } from "./init.ts"
 import { type LoadOptions, loadCausalLM as loadFromFiles } from "./load.ts"
-import { saveMerged as saveMergedToSink } from "./merge.ts"
+import { type SaveMergedOptions, saveMerged as saveMergedToSink } from "./merge.ts"
 import { type SaveOptions, saveModel as saveToSink } from "./save.ts"
 import { type FolderTokenizer, loadTokenizer as loadTokenizerFromFiles } from "./tokenizer.ts"
 
@@ -42,7 +42,7 @@ export function saveModel(
 export function saveMerged(
   model: Model,
   dir: string,
-  { copyFrom, ...options }: SaveToFolderOptions = {},
+  { copyFrom, ...options }: SaveToFolderOptions & Pick<SaveMergedOptions, "weights"> = {},
 ): ReturnType<typeof saveMergedToSink> {
   return saveMergedToSink(model, nodeFiles(dir), {
     ...options,

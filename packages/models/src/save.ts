@@ -58,12 +58,12 @@ export async function saveModel(model: Model, sink: FileSink, options: SaveOptio
   const { overlays } = model.view
   const valueAt = (path: string, base: Tensor | Weight): Promise<Float32Array> =>
     valuesOf(model, overlays.get(path) ?? base)
-  const packed = [...model.params].some(([path, base]) => storedOf(base) && overlays.has(path)) ? undefined : storedOf
-  await writeModel(model, valueAt, sink, options, packed)
+  const replaced = [...model.params].some(([path, base]) => storedOf(base) && overlays.has(path))
+  await writeModel(model, valueAt, sink, options, replaced ? undefined : (_, base) => storedOf(base))
 }
 
 /** How files hold a value that is not dense. */
-function storedOf(value: Tensor | Weight): StoredWeight | undefined {
+export function storedOf(value: Tensor | Weight): StoredWeight | undefined {
   return isTensor(value) ? undefined : value.stored
 }
 
@@ -73,17 +73,17 @@ export async function writeModel(
   valueAt: (path: string, base: Tensor | Weight) => Promise<Float32Array>,
   sink: FileSink,
   options: SaveOptions,
-  packed: (value: Tensor | Weight) => StoredWeight | undefined = () => undefined,
+  packed: (path: string, base: Tensor | Weight) => StoredWeight | undefined = () => undefined,
 ): Promise<void> {
   const { dtype, name } = stored[options.dtype ?? "f32"]
   const key = "torch_dtype" in config && !("dtype" in config) ? "torch_dtype" : "dtype"
   if (options.copyFrom) await copyFiles(options.copyFrom, sink)
   const { quantization_config: _, ...plain } = config
-  const kept = [...params.values()].some((value) => packed(value)) ? config : plain
+  const kept = [...params].some(([path, base]) => packed(path, base)) ? config : plain
   await writeText(sink, configFile, configText({ ...kept, [key]: name }))
   const turnedRound = new Set([...sites.values()].filter((site) => site.fanInFanOut).map((site) => site.param))
   const tensors = [...params].flatMap(([path, base]): (readonly [string, LazyTensorInput])[] => {
-    const several = packed(base)
+    const several = packed(path, base)
     if (several) return [...several].map(([name, one]) => [path.replace(/weight$/, name), one])
     const [rows, columns] = base.shape as readonly [number, number]
     const shape = turnedRound.has(path) ? [columns, rows] : base.shape

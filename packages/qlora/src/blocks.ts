@@ -3,7 +3,7 @@
  * Knows no files and no device.
  */
 import { PeftError } from "@peftjs/core"
-import { type CodeBook, dynamicBook, nearest } from "./code-books.ts"
+import { type CodeBook, dynamicBook, nearest, searcher } from "./code-books.ts"
 
 export interface FourBit {
   /** Two to a byte, the even flat index in the high half. */
@@ -22,6 +22,7 @@ export interface Quantiser {
 /** For a matrix of `elements` values. Throws E_SHAPE (too many values), E_NOT_FINITE. */
 export function fourBitQuantiser(format: string, book: CodeBook, blockSize: number, elements: number): Quantiser {
   const { order } = book
+  const search = searcher(book)
   const codes = new Uint8Array(Math.ceil(elements / 2))
   const absmax = new Float32Array(Math.ceil(elements / blockSize))
   const block = new Float32Array(blockSize)
@@ -47,7 +48,7 @@ export function fourBitQuantiser(format: string, book: CodeBook, blockSize: numb
     const inverse = Math.fround(1 / scale)
     for (let i = 0; i < filled; i++) {
       const x = block[i] as number
-      const code = order[nearest(book, Math.fround(short ? x / scale : x * inverse))] as number
+      const code = order[search(Math.fround(short ? x / scale : x * inverse))] as number
       const at = done + i
       codes[at >> 1] = (codes[at >> 1] as number) | (at % 2 === 0 ? code << 4 : code)
     }

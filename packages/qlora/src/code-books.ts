@@ -29,6 +29,21 @@ export function nearest({ midpoints }: CodeBook, x: number): number {
   return low
 }
 
+/** Pieces of [-1, 1] that a search begins in. */
+const bins = 1024
+
+/** The same for many values of [-1, 1] and few codes: it begins at what the piece that a value is in begins with. */
+export function searcher(book: CodeBook): (x: number) => number {
+  const { midpoints } = book
+  // One piece earlier, whatever the rounding of the piece's number does.
+  const starts = Uint8Array.from({ length: bins + 1 }, (_, bin) => nearest(book, (bin - 1) / (bins / 2) - 1))
+  return (x) => {
+    let index = starts[((x + 1) * (bins / 2)) | 0] as number
+    while ((midpoints[index] as number) < x) index++
+    return index
+  }
+}
+
 /** Quantiles of a normal distribution, with an exact zero (Dettmers et al. 2023, "QLoRA", appendix E). */
 export const nf4Book: CodeBook = codeBook(
   Float32Array.of(

@@ -13,14 +13,14 @@ import {
   type Weight,
 } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
-import { loadCausalLM, saveModel } from "@peftjs/models"
+import { loadCausalLM, saveMerged, saveModel } from "@peftjs/models"
 import { type MoraNumber, mora } from "@peftjs/mora"
 import { memoryFiles, parseSafetensors, readText } from "@peftjs/safetensors"
 import { nodeFiles } from "@peftjs/safetensors/node"
 import { adamw, jsonl, type StepMetrics, train } from "@peftjs/train"
 import { describe, expect, it } from "vitest"
 import { fp4, int8, nf4, qlora } from "../src/index.ts"
-import { commonFixture, f32, fixture, json, largest, tensorsOf } from "./helpers.ts"
+import { commonFixture, f32, fixture, json, largest, tensorsOf, valuesOf } from "./helpers.ts"
 
 const backend = await cpu()
 const folder = nodeFiles(fixture("bnb/llama-nf4-dq"))
@@ -174,6 +174,48 @@ describe("a model quantised while it is loaded", () => {
     await saveModel(merged, files)
     const again = await loadCausalLM(files, { backend })
     expect(largest(await logitsOf(again, plain), before)).toBeLessThan(1e-4)
+  })
+})
+
+describe("merging into a packed base", () => {
+  const weights = nf4({ doubleQuant: true })
+  const adapted = async (): Promise<Model> => {
+    const base = await loadCausalLM(folder, { backend, weights: nf4() })
+    const start = nodeFiles(fixture("bnb/qlora-adamw/final_adapter"))
+    return (await loadAdapter(base, start, { methods: [lora] })).model
+  }
+
+  it("makes a dense folder, unless it is asked to pack again: then it says what that loses", async () => {
+    const model = await adapted()
+    const wanted = await logitsOf(model, plain)
+    const [dense, packed] = [memoryFiles(), memoryFiles()]
+    const { maxError, packing: none } = await saveMerged(model, dense)
+    expect([maxError < 1e-4, none]).toEqual([true, undefined])
+    expect(JSON.parse(await readText(dense, "config.json")).quantization_config).toBeUndefined()
+    const whole = await loadCausalLM(dense, { backend })
+    expect(largest(await logitsOf(whole, plain), wanted)).toBeLessThan(1e-4)
+
+    const { packing } = await saveMerged(model, packed, { weights })
+    const again = await loadCausalLM(packed, { backend, weights })
+    expect(packedSites(again)).toEqual(expected.linear_layers_in_4_bit)
+    const path = "model.layers.0.mlp.up_proj.weight"
+    let most = 0
+    for (const site of again.sites.values()) {
+      if (site.base.format !== "nf4") continue
+      const [a, b] = [site.base, whole.params.get(site.param) as Weight]
+      most = Math.max(most, largest(await valuesOf(a), await valuesOf(b)))
+    }
+    expect(again.params.has(path)).toBe(true)
+    expect(packing?.maxError).toBeCloseTo(most, 6)
+    expect(packing?.relative).toBeGreaterThan(0.01)
+    expect(packing?.relative).toBeLessThan(0.3)
+    expect(await logitsOf(model, plain)).toEqual(wanted)
+  })
+
+  it("is refused in another format, and over a base that is not packed", async () => {
+    await expect(saveMerged(await adapted(), memoryFiles(), { weights: fp4() })).rejects.toThrow(/is nf4.*E_OPTION/)
+    const plainBase = adapt(await loadCausalLM(dense, { backend }), lora(), { targetModules: ["q_proj"] })
+    await expect(saveMerged(plainBase, memoryFiles(), { weights })).rejects.toThrow(/no layer.*is packed.*E_OPTION/)
   })
 })
 

@@ -7,37 +7,45 @@ import { printJson } from "../json.ts"
 import { loadModel, type ModelFlags, modelOptions } from "../model.ts"
 import { required } from "../options.ts"
 import { replaceFolder } from "../replace-folder.ts"
+import { loadingOf, type WeightFlags, type WeightType, weightOptions } from "../weights.ts"
 
 const dtypes = ["f32", "bf16", "f16"] as const
 type Stored = (typeof dtypes)[number]
 
-interface MergeFlags extends ModelFlags {
+interface MergeFlags extends ModelFlags, WeightFlags {
+  readonly weights?: WeightType
   readonly output?: string
   readonly dtype?: Stored
   readonly overwrite?: boolean
 }
 
 export function addMerge(program: Command): void {
-  modelOptions(program.command("merge").description("write a model folder with the adapter merged into the weights"))
+  const own = modelOptions(
+    program.command("merge").description("write a model folder with the adapter merged into the weights"),
+  )
     .option("--output <dir>", "the new model folder")
     .addOption(new Option("--dtype <type>", "how weights are stored; by default as the base's").choices(dtypes))
     .option("--overwrite", "replace what the output folder holds")
-    .action(runMerge)
+  const again = "pack a base that is quantised again, at a loss that is told (default: dense)"
+  weightOptions(own, "--weights", again, { choose: false }).action(runMerge)
 }
 
 async function runMerge(flags: MergeFlags): Promise<void> {
   const output = resolve(required(flags.output, "--output"))
   required(flags.adapter, "--adapter")
   const { folder } = await locate(required(flags.model, "--model"), "model")
+  const weights = loadingOf(flags)?.weights
   await replaceFolder(output, flags.overwrite ?? false, async (unfinished) => {
     const model = await loadModel(flags)
     const dtype = flags.dtype ?? storedAs(model.config)
-    const { maxError, sites } = await saveMerged(model, unfinished, { dtype, copyFrom: folder })
+    const own = weights ? { weights } : {}
+    const { maxError, sites, packing } = await saveMerged(model, unfinished, { dtype, copyFrom: folder, ...own })
+    const loss = packing ? { packing_error: packing.maxError, packing_error_relative: packing.relative } : {}
     return () => {
-      if (flags.json) printJson({ max_error: maxError, sites, dtype, output: flags.output })
+      if (flags.json) printJson({ max_error: maxError, ...loss, sites, dtype, output: flags.output })
       else
         process.stdout.write(
-          `${sites} layers merged, stored as ${dtype}, largest error ${maxError.toExponential(2)}\nmodel: ${flags.output}\n`,
+          `${sites} layers merged, stored as ${dtype}, largest error ${maxError.toExponential(2)}${packing ? `, packing changes a weight by up to ${(100 * packing.relative).toFixed(1)} % of its largest value` : ""}\nmodel: ${flags.output}\n`,
         )
     }
   })
