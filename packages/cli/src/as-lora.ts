@@ -2,15 +2,12 @@
 import {
   type Adapter,
   adapterOf,
-  assign,
   attach,
   type Model,
   makeAdapter,
-  noGrad,
   PeftError,
-  scope,
+  setValues,
   type Tensor,
-  tensor,
   trainedOverlays,
 } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
@@ -71,8 +68,8 @@ function withLora(base: Model, from: Adapter, factors: ReadonlyMap<string, LoraF
   const model = attach(base, adapter)
   for (const [path, { params }] of adapter.sites) {
     const { A, B } = factors.get(path) as LoraFactors
-    set(params.A?.value as Tensor, A)
-    set(params.B?.value as Tensor, B)
+    setValues(params.A?.value as Tensor, A)
+    setValues(params.B?.value as Tensor, B)
   }
   return model
 }
@@ -103,13 +100,8 @@ async function copyBeside(adapted: Model, from: Adapter, model: Model): Promise<
     const given = values.get(name)
     if (given?.length !== tensors.length)
       throw new PeftError("E_INTERNAL", `internal: ${name} is trained by one adapter and not by the other`)
-    for (const [i, part] of tensors.entries()) set(part, (await (given[i] as Tensor).data()) as Float32Array)
+    for (const [i, part] of tensors.entries()) setValues(part, (await (given[i] as Tensor).data()) as Float32Array)
   }
-}
-
-function set(target: Tensor, values: Float32Array): void {
-  const { engine, shape } = target
-  noGrad(engine, () => scope(engine, () => assign(target, tensor(engine.backend, values, shape))))
 }
 
 /** Of the layers' updates as if they were one matrix. */

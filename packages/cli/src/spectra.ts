@@ -1,15 +1,5 @@
 /** Singular values of what fine-tuning has added to each layer, and figures of them. Must not know files, tables or plots. */
-import {
-  type Adapter,
-  adapterOf,
-  engineOf,
-  type Model,
-  noGrad,
-  PeftError,
-  type Site,
-  scope,
-  weightAt,
-} from "@peftjs/core"
+import { type Adapter, adapterOf, engineOf, hostValues, type Model, PeftError, type Site, weightAt } from "@peftjs/core"
 import { type LoraOptions, loraScale } from "@peftjs/lora"
 import { deltaSpectrum, singularValues, singularValuesOfProduct } from "@peftjs/mora"
 
@@ -98,11 +88,8 @@ export async function modelSpectra(base: Model, tuned: Model, progress: Progress
   return found
 }
 
-async function weightOf({ definition, view, sites, backend }: Model, path: string): Promise<Float32Array> {
-  const weight = weightAt(definition, view, sites.get(path) as Site)
-  const engine = engineOf(backend)
-  const rows = noGrad(engine, () => scope(engine, () => weight.rows({ start: 0, end: weight.shape[0] }).mul(1).data()))
-  return (await rows) as Float32Array
+function weightOf({ definition, view, sites, backend }: Model, path: string): Promise<Float32Array> {
+  return hostValues(engineOf(backend), weightAt(definition, view, sites.get(path) as Site))
 }
 
 function checked(layer: LayerSpectrum): LayerSpectrum {

@@ -7,6 +7,7 @@ import { fileDtypes } from "./dtype.ts"
 import { engineOf, free, full, hold, noGrad, scope, tensor } from "./engine.ts"
 import { PeftError } from "./errors.ts"
 import { call, coordinate, input, scalar } from "./expr.ts"
+import { computed, hostValues } from "./host-values.ts"
 import type { ModelDefinition, Site } from "./model.ts"
 import { keyOf, normals } from "./random.ts"
 import { foldAdapters, type Layer, layerAt } from "./run.ts"
@@ -144,13 +145,13 @@ export async function mergedValue(
   if (site && sites.includes(site.path)) return mergeMatrix(model, site.path, rounded)
   if (site) {
     const weight = weightAt(model.definition, model.view, model.sites.get(site.path) as Site)
-    const values = await compute(model, () => weight.rows({ start: 0, end: weight.shape[0] }).mul(1))
+    const values = await hostValues(engineOf(model.backend), weight)
     return { values: rounded(values), shape: weight.shape, error: 0 }
   }
   const owner = sites.map((p) => model.sites.get(p) as Site).find((s) => s.bias === path)
   const values = owner
     ? await atZero(model, layerAt(model.definition, model.view, owner))
-    : await compute(model, () => vectorAt(model.definition, model.view, path).mul(1))
+    : await hostValues(engineOf(model.backend), vectorAt(model.definition, model.view, path))
   return { values: rounded(values), shape: [values.length], error: 0 }
 }
 
@@ -174,16 +175,7 @@ async function mergeMatrix(
   return { values, shape, error: await difference(model, layer, values, offset) }
 }
 
-/** Runs a computation and copies its result to the host. */
-async function compute(model: Model, body: () => Tensor): Promise<Float32Array> {
-  const engine = engineOf(model.backend)
-  const result = noGrad(engine, () => scope(engine, () => hold(body())))
-  try {
-    return (await result.data()) as Float32Array
-  } finally {
-    free(result)
-  }
-}
+const compute = (model: Model, body: () => Tensor): Promise<Float32Array> => computed(engineOf(model.backend), body)
 
 // 1 where the column is the row, counted from the block's first.
 const identity = call("add", input(0), call("eq", coordinate(1), call("add", coordinate(0), scalar(0))))

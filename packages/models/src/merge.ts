@@ -1,8 +1,8 @@
 /** A model with its adapters merged, written to a Hugging Face folder weight by weight: no more than one merged weight exists at a time. */
 import type { MergePlan, Model, Tensor, Weight, WeightFormat } from "@peftjs/core"
-import { mergedValue, mergePlan, PeftError } from "@peftjs/core"
+import { engineOf, hostValues, mergedValue, mergePlan, PeftError } from "@peftjs/core"
 import type { FileSink } from "@peftjs/safetensors"
-import { type SaveOptions, storedOf, valuesOf, writeModel } from "./save.ts"
+import { type SaveOptions, storedOf, type Values, valuesOf, writeModel } from "./save.ts"
 
 export interface SaveMergedOptions extends SaveOptions {
   /** Packs merged weights again, where the base's are packed. Without it the folder is dense. */
@@ -27,12 +27,13 @@ export async function saveMerged(model: Model, sink: FileSink, options: SaveMerg
   const plan = mergePlan(model)
   const packed = options.weights ? await packAgain(model, plan, options.weights) : undefined
   let maxError = packed?.merged ?? 0
-  const valueAt = async (path: string, base: Tensor | Weight): Promise<Float32Array> => {
-    if (!plan.changed.has(path)) return valuesOf(model, model.view.overlays.get(path) ?? base)
+  const mergedAt = async (path: string): Promise<Float32Array> => {
     const { values, error } = await mergedValue(model, plan, path, options.dtype ?? "f32")
     maxError = Math.max(maxError, error)
     return values
   }
+  const valueAt = (path: string, base: Tensor | Weight): Values =>
+    plan.changed.has(path) ? mergedAt(path) : valuesOf(model, model.view.overlays.get(path) ?? base)
   const storedAt = packed && ((path: string, base: Tensor | Weight) => storedOf(packed.weights.get(path) ?? base))
   try {
     await writeModel(plan.definition, valueAt, sink, options, storedAt)
@@ -69,7 +70,7 @@ async function packAgain(model: Model, plan: MergePlan, format: WeightFormat): P
       }
       const weight = await format.encode(model.backend, shape, whole())
       weights.set(path, weight)
-      const [apart, largest] = compare(values, await valuesOf(model, weight))
+      const [apart, largest] = compare(values, await hostValues(engineOf(model.backend), weight))
       merged = Math.max(merged, error)
       most = Math.max(most, apart)
       relative = Math.max(relative, largest === 0 ? 0 : apart / largest)

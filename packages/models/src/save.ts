@@ -1,9 +1,9 @@
 /**
  * From a model back to a Hugging Face folder: what full fine-tuning has changed stands in place of what was loaded.
- * Values leave the device tensor by tensor, so that the model never exists twice. Adapters are saved by core, not here.
+ * Values leave the device in blocks of rows, so that neither the model nor its largest matrix exists twice. Adapters are saved by core, not here.
  */
-import type { Model, ModelDefinition, StoredWeight, Tensor, Weight } from "@peftjs/core"
-import { engineOf, free, hold, isTensor, PeftError, scope } from "@peftjs/core"
+import type { Engine, Model, ModelDefinition, StoredWeight, Tensor, Weight } from "@peftjs/core"
+import { computed, engineOf, hostValues, isTensor, PeftError } from "@peftjs/core"
 import {
   type FileSink,
   type FileSource,
@@ -56,8 +56,7 @@ export async function saveModel(model: Model, sink: FileSink, options: SaveOptio
     )
   }
   const { overlays } = model.view
-  const valueAt = (path: string, base: Tensor | Weight): Promise<Float32Array> =>
-    valuesOf(model, overlays.get(path) ?? base)
+  const valueAt = (path: string, base: Tensor | Weight): Values => valuesOf(model, overlays.get(path) ?? base)
   const replaced = [...model.params].some(([path, base]) => storedOf(base) && overlays.has(path))
   await writeModel(model, valueAt, sink, options, replaced ? undefined : (_, base) => storedOf(base))
 }
@@ -67,10 +66,39 @@ export function storedOf(value: Tensor | Weight): StoredWeight | undefined {
   return isTensor(value) ? undefined : value.stored
 }
 
+/** f32 values of a parameter: all of them, or blocks of rows that follow each other. */
+export type Values = Promise<Float32Array> | AsyncIterable<Float32Array>
+
+/** Elements that leave the device at a time. */
+const blockElements = 2 ** 20
+
+/** What a parameter holds, in blocks where it is a matrix. */
+export function valuesOf({ backend }: Model, value: Tensor | Weight): Values {
+  return isTensor(value) ? hostValues(engineOf(backend), value) : rowBlocks(engineOf(backend), value)
+}
+
+async function* rowBlocks(engine: Engine, weight: Weight): AsyncGenerator<Float32Array> {
+  const [rows, columns] = weight.shape
+  const step = Math.max(1, Math.floor(blockElements / columns))
+  for (let start = 0; start < rows; start += step)
+    yield await computed(engine, () => weight.rows({ start, end: Math.min(rows, start + step) }))
+}
+
+async function whole(values: Values, length: number): Promise<Float32Array> {
+  if (!(Symbol.asyncIterator in values)) return values
+  const all = new Float32Array(length)
+  let at = 0
+  for await (const block of values) {
+    all.set(block, at)
+    at += block.length
+  }
+  return all
+}
+
 /** Writes a folder whose values are produced one after the other, as f32 in the shapes of the definition, or where `packed` says so as they are stored. */
 export async function writeModel(
   { config, sites, params }: ModelDefinition,
-  valueAt: (path: string, base: Tensor | Weight) => Promise<Float32Array>,
+  valueAt: (path: string, base: Tensor | Weight) => Values,
   sink: FileSink,
   options: SaveOptions,
   packed: (path: string, base: Tensor | Weight) => StoredWeight | undefined = () => undefined,
@@ -87,9 +115,11 @@ export async function writeModel(
     if (several) return [...several].map(([name, one]) => [path.replace(/weight$/, name), one])
     const [rows, columns] = base.shape as readonly [number, number]
     const shape = turnedRound.has(path) ? [columns, rows] : base.shape
-    const data = async (): Promise<TensorArray> => {
-      const values = await valueAt(path, base)
-      return fromFloat32(dtype, turnedRound.has(path) ? turned(values, rows, columns) : values)
+    async function* data(): AsyncGenerator<TensorArray> {
+      const values = valueAt(path, base)
+      if (turnedRound.has(path)) yield fromFloat32(dtype, turned(await whole(values, rows * columns), rows, columns))
+      else if (Symbol.asyncIterator in values) for await (const block of values) yield fromFloat32(dtype, block)
+      else yield fromFloat32(dtype, await values)
     }
     return [[path, { dtype, shape, data }]]
   })
@@ -100,22 +130,6 @@ export async function writeModel(
 function configText(config: Readonly<Record<string, unknown>>): string {
   const text = JSON.stringify(config, null, 2).replace(/("llm_int8_threshold": -?\d+)(?=,?\n)/, "$1.0")
   return `${text}\n`
-}
-
-/** All elements as f32, read in the parts they are stored in. */
-export async function valuesOf(model: Model, value: Tensor | Weight): Promise<Float32Array> {
-  if (isTensor(value)) return (await value.data()) as Float32Array
-  const [rows, columns] = value.shape
-  const values = new Float32Array(rows * columns)
-  for (const { start, end } of value.parts) {
-    const part = scope(engineOf(model.backend), () => hold(value.rows({ start, end })))
-    try {
-      values.set((await part.data()) as Float32Array, start * columns)
-    } finally {
-      free(part)
-    }
-  }
-  return values
 }
 
 const chunk = 1 << 22

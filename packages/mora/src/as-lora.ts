@@ -4,19 +4,14 @@
  */
 import {
   adapterOf,
-  type Backend,
   bindModel,
   engineOf,
-  free,
-  hold,
+  hostValues,
   type Model,
   mergedValue,
   mergePlan,
-  noGrad,
   PeftError,
   type Site,
-  scope,
-  type Tensor,
   vectorAt,
   weightAt,
 } from "@peftjs/core"
@@ -47,34 +42,50 @@ export async function loraFactors(
   path: string,
   { name, rank }: { readonly name?: string; readonly rank?: number } = {},
 ): Promise<LoraFactors> {
-  const { site, M, type } = await lookAt(model, path, name)
-  if (M && type !== "rotation" && (rank ?? Number.POSITIVE_INFINITY) ** 2 >= M.length)
-    return { ...moraFactors(type, site, M), error: 0, norm: Math.hypot(...(await deltaSpectrum(model, path, name))) }
-  return approximate(await deltaOf(model, path, name), site, rank ?? 64)
+  const layer = await lookAt(model, path, name)
+  const exact = exactFactors(layer)
+  if (exact && (rank ?? Number.POSITIVE_INFINITY) >= exact.rank)
+    return { ...exact, error: 0, norm: Math.hypot(...singularValuesOfProduct(exact.B, exact.A, exact.rank)) }
+  return approximate(await updateOf(model, layer, name), layer.site, rank ?? 64)
 }
 
 /**
  * What the adapter adds to the weight of one layer: [out, in], also of an embedding. Throws as `loraFactors` does.
  */
 export async function deltaOf(model: Model, path: string, name?: string): Promise<Float32Array> {
-  const { site, M, type } = await lookAt(model, path, name)
-  return M ? moraDelta(type, site, M) : probedDelta(model, site, name)
+  return updateOf(model, await lookAt(model, path, name), name)
 }
 
 /** All singular values of what the adapter adds to the weight of one layer, descending; zeros may be left out. Throws as `loraFactors` does. */
 export async function deltaSpectrum(model: Model, path: string, name?: string): Promise<Float64Array> {
-  const { site, M, type } = await lookAt(model, path, name)
-  if (!M || type === "rotation") return singularValues(await deltaOf(model, path, name), site.out, site.in)
-  const { A, B, rank } = moraFactors(type, site, M)
-  return singularValuesOfProduct(B, A, rank)
+  const layer = await lookAt(model, path, name)
+  const exact = exactFactors(layer)
+  if (exact) return singularValuesOfProduct(exact.B, exact.A, exact.rank)
+  return singularValues(await updateOf(model, layer, name), layer.site.out, layer.site.in)
 }
 
-/** The layer, and M where the method is MoRA. */
-async function lookAt(
+interface AdaptedLayer {
+  readonly site: Site
+  /** Where the method is MoRA. */
+  readonly M: Float32Array | undefined
+  readonly type: MoraType
+}
+
+/** The LoRA that MoRA without rotation is. */
+function exactFactors({ site, M, type }: AdaptedLayer): ReturnType<typeof moraFactors> | undefined {
+  return M && type !== "rotation" ? moraFactors(type, site, M) : undefined
+}
+
+/** [out, in]. */
+async function updateOf(
   model: Model,
-  path: string,
+  { site, M, type }: AdaptedLayer,
   name: string | undefined,
-): Promise<{ site: Site; M: Float32Array | undefined; type: MoraType }> {
+): Promise<Float32Array> {
+  return M ? moraDelta(type, site, M) : probedDelta(model, site, name)
+}
+
+async function lookAt(model: Model, path: string, name: string | undefined): Promise<AdaptedLayer> {
   const { method, sites } = adapterOf(model, name)
   const site = model.sites.get(path)
   const state = sites.get(path)
@@ -140,20 +151,9 @@ async function probedDelta(model: Model, site: Site, name: string | undefined): 
       )
   }
   const { values } = await mergedValue(alone, plan, plan.definition.sites.get(site.path)?.param as string)
-  const base = weightAt(definition, below, site)
-  const before = await read(backend, () => base.rows({ start: 0, end: base.shape[0] }).mul(1))
+  const before = await hostValues(engineOf(backend), weightAt(definition, below, site))
   const delta = values.map((w, i) => w - (before[i] as number))
   return site.kind === "linear" ? delta : transposed(delta, site.in, site.out)
-}
-
-async function read(backend: Backend, body: () => Tensor): Promise<Float32Array> {
-  const engine = engineOf(backend)
-  const result = noGrad(engine, () => scope(engine, () => hold(body())))
-  try {
-    return (await result.data()) as Float32Array
-  } finally {
-    free(result)
-  }
 }
 
 function transposed(x: Float32Array, rows: number, columns: number): Float32Array {

@@ -5,8 +5,8 @@
  * `latest.json` names a complete checkpoint. A base that restarts have merged into lies beside, in base-N of its cycle, once for all
  * checkpoints of that cycle. Must not know how files are stored, or methods.
  */
-import type { Model, Shape, Tensor, Trainable, TypedArray, Weight } from "@peftjs/core"
-import { assign, engineOf, free, hold, isTensor, noGrad, PeftError, scope, tensor } from "@peftjs/core"
+import type { Shape, Tensor, Trainable, TypedArray } from "@peftjs/core"
+import { engineOf, hostValues, PeftError, setValues } from "@peftjs/core"
 import type { FileSink, FileSource, LazyTensorInput, TensorSource } from "@peftjs/safetensors"
 import { openSafetensors, readText, writeSafetensors, writeText } from "@peftjs/safetensors"
 import type { Saved } from "./course.ts"
@@ -98,25 +98,11 @@ export function baseFolder({ cycle, base }: Stage): string | undefined {
 
 /** Writes what restarts have put before the base's values, in f32. Throws as `saveCheckpoint` does. */
 export async function saveBase(store: CheckpointStore, stage: Stage, step: number): Promise<void> {
+  const engine = engineOf(stage.model.backend)
   const values = [...stage.base].map(([path, value]): StateTensor => {
-    return [path, { shape: value.shape, data: () => valuesOf(stage.model, value) }]
+    return [path, { shape: value.shape, data: () => hostValues(engine, value) }]
   })
   await writeFinite(store, `${baseFolder(stage)}/${baseFile}`, values, step)
-}
-
-async function valuesOf({ backend }: Model, value: Tensor | Weight): Promise<Float32Array> {
-  if (isTensor(value)) return (await value.data()) as Float32Array
-  const [rows, columns] = value.shape
-  const values = new Float32Array(rows * columns)
-  for (const { start, end } of value.parts) {
-    const part = scope(engineOf(backend), () => hold(value.rows({ start, end })))
-    try {
-      values.set((await part.data()) as Float32Array, start * columns)
-    } finally {
-      free(part)
-    }
-  }
-  return values
 }
 
 /**
@@ -168,9 +154,8 @@ async function restore(source: TensorSource, state: RunState): Promise<void> {
       }; continue with the model and method it was made with`,
     )
   for (const [name, target] of wanted) {
-    const { data, shape } = await source.read(name)
-    const { engine } = target
-    noGrad(engine, () => scope(engine, () => assign(target, tensor(engine.backend, data as Float32Array, shape))))
+    const { data } = await source.read(name)
+    setValues(target, data as Float32Array)
   }
 }
 

@@ -1,5 +1,5 @@
 /** What a restart leaves of an optimizer's averages: pruning on the host, once per cycle. Must not know restarts or optimizers. */
-import { assign, keyOf, noGrad, scope, tensor, uniforms } from "@peftjs/core"
+import { keyOf, setValues, uniforms } from "@peftjs/core"
 import type { SlotTensors } from "./optimizer.ts"
 import type { Restarts } from "./restarts.ts"
 
@@ -25,8 +25,7 @@ export async function prune(
   for (const { slot, values, kept } of found) {
     const stays = (i: number): boolean => (together ? found.every((other) => other.kept[i] === 1) : kept[i] === 1)
     const left = values.map((x, i) => (stays(i) ? x : 0))
-    const { engine, shape } = slot
-    noGrad(engine, () => scope(engine, () => assign(slot, tensor(engine.backend, left, shape))))
+    setValues(slot, left)
   }
 }
 

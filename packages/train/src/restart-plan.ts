@@ -4,14 +4,12 @@ import {
   attach,
   bindModel,
   engineOf,
-  free,
   freeAdapter,
+  hostValues,
   makeAdapter,
   mergedValue,
   mergePlan,
-  noGrad,
   PeftError,
-  scope,
   weightAt,
 } from "@peftjs/core"
 import { type RestartOptions, type Restarts, requireCycles, restartsIn, settleRestarts } from "./restarts.ts"
@@ -82,9 +80,7 @@ async function movedBy({ definition, view }: Model, { name, method, sites }: Ada
     const site = plan.definition.sites.get(path) as Site
     const { values } = await mergedValue(over, plan, site.param)
     const weight = weightAt(definition, bare.view, definition.sites.get(path) as Site)
-    const engine = engineOf(definition.backend)
-    const rows = noGrad(engine, () => scope(engine, () => weight.rows({ start: 0, end: weight.shape[0] }).mul(1)))
-    const own = (await rows.data().finally(() => free(rows))) as Float32Array
+    const own = await hostValues(engineOf(definition.backend), weight)
     const largest = own.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
     const apart = own.reduce((most, x, i) => Math.max(most, Math.abs(x - (values[i] as number))), 0)
     return apart / Math.max(largest, Number.MIN_VALUE)

@@ -5,7 +5,6 @@
  */
 import type { Adapter, AdapterMethod, MergePlan, Model, Tensor, Weight } from "@peftjs/core"
 import {
-  assign,
   attach,
   bindModel,
   freeAdapter,
@@ -15,10 +14,9 @@ import {
   makeAdapter,
   mergedValue,
   mergePlan,
-  noGrad,
   ownTensors,
   PeftError,
-  scope,
+  setValues,
   tensor,
   unfreeze,
   uploadDense,
@@ -174,10 +172,8 @@ function upload({ backend }: Model, values: Float32Array, shape: readonly number
 function fill(target: Value, values: Float32Array): void {
   let at = 0
   for (const part of tensorsOf(target)) {
-    const { engine, shape, size } = part
-    const own = values.subarray(at, at + size)
-    noGrad(engine, () => scope(engine, () => assign(part, tensor(engine.backend, own, shape))))
-    at += size
+    setValues(part, values.subarray(at, at + part.size))
+    at += part.size
   }
 }
 

@@ -5,7 +5,7 @@ import { cpu } from "@peftjs/backend-cpu"
 import { adapt, type Backend, loadAdapter, type Model, trainables } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
 import { loadCausalLM } from "@peftjs/models"
-import { parseSafetensors } from "@peftjs/safetensors"
+import { type MemoryFiles, memoryFiles, parseSafetensors } from "@peftjs/safetensors"
 import { nodeFiles } from "@peftjs/safetensors/node"
 import { type Data, jsonl } from "../src/index.ts"
 
@@ -58,4 +58,17 @@ export function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): n
     largest = difference > largest || Number.isNaN(difference) ? difference : largest
   }
   return largest
+}
+
+/** A folder in memory that fails at its n-th write, as a process that dies there. */
+export function store(diesAt: number = Number.POSITIVE_INFINITY, from?: MemoryFiles): MemoryFiles {
+  const memory = memoryFiles(from?.files ?? [])
+  let writes = 0
+  return {
+    ...memory,
+    write: async (path, chunks) => {
+      if (++writes >= diesAt) throw new Error("killed")
+      await memory.write(path, chunks)
+    },
+  }
 }

@@ -2,20 +2,12 @@
 import { fakeBackend, toyModel } from "@peftjs/conformance"
 import { adapt, type Backend, type Model, PeftError, unfreeze } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
-import { memoryFiles } from "@peftjs/safetensors"
+import type { MemoryFiles } from "@peftjs/safetensors"
 import { describe, expect, it } from "vitest"
 // By its path: that package depends on this one.
 import { mora } from "../../mora/src/index.ts"
-import {
-  type CheckpointStore,
-  jsonl,
-  latestStep,
-  type StepMetrics,
-  type TrainOptions,
-  type TrainResult,
-  train,
-} from "../src/index.ts"
-import { valuesOf } from "./helpers.ts"
+import { jsonl, latestStep, type StepMetrics, type TrainOptions, type TrainResult, train } from "../src/index.ts"
+import { store, valuesOf } from "./helpers.ts"
 
 const rows = Array.from({ length: 10 }, (_, i) => {
   const ids = Array.from({ length: 5 }, (_, t) => (i * 7 + t * 3) % 37)
@@ -27,25 +19,6 @@ const options: TrainOptions = {
   restart: { every: 3, warmup: 1, fullSteps: 2, optimizer: { reset: "random", ratio: 0.5 }, delay: 1 },
 }
 const later: TrainOptions = { ...options, restart: { every: 4, warmup: 1 } }
-
-type Store = CheckpointStore & { readonly files: ReadonlyMap<string, Uint8Array> }
-
-/** A folder in memory that fails at its n-th write, as a process that dies there. */
-function store(diesAt = Number.POSITIVE_INFINITY, from?: Store): Store {
-  const memory = memoryFiles(from?.files ?? [])
-  const files = memory.files as Map<string, Uint8Array>
-  let writes = 0
-  return {
-    ...memory,
-    write: async (path, chunks) => {
-      if (++writes >= diesAt) throw new Error("killed")
-      await memory.write(path, chunks)
-    },
-    remove: async (path) => {
-      for (const name of files.keys()) if (name.startsWith(`${path}/`)) files.delete(name)
-    },
-  }
-}
 
 const make = (backend: Backend, method = lora({ r: 2, alpha: 4, dropout: 0.1 })): Model =>
   adapt(toyModel(backend), method, { targetModules: "all-linear", modulesToSave: ["norm"], seed: 1 })
@@ -67,7 +40,7 @@ async function run(model: Model, how: TrainOptions): Promise<Figures> {
 
 /** Goes on in a fresh program, and adds the losses of the steps before. */
 async function resumed(
-  checkpoints: Store,
+  checkpoints: MemoryFiles,
   how: TrainOptions,
   before: readonly number[] = [],
   method = lora({ r: 2, alpha: 4, dropout: 0.1 }),
@@ -169,7 +142,7 @@ it("continued in another folder, the base is written there too", async () => {
   const cut = store(undefined, older)
   ;(cut.files as Map<string, Uint8Array>).set("latest.json", new TextEncoder().encode('{"step":7,"base":"base-1"}'))
   const own = store()
-  const layered: CheckpointStore = {
+  const layered: MemoryFiles = {
     ...own,
     has: async (path) => (await own.has(path)) || cut.has(path),
     open: async (path) => ((await own.has(path)) ? own : cut).open(path),

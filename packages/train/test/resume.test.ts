@@ -1,19 +1,10 @@
 /** Runs that are stopped, killed and continued must end bit-equal to one that never stopped. */
 import { adapt, assign, type Model } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
-import { memoryFiles } from "@peftjs/safetensors"
+import type { MemoryFiles } from "@peftjs/safetensors"
 import { describe, expect, it } from "vitest"
-import {
-  type CheckpointStore,
-  type Data,
-  latestStep,
-  type Optimizer,
-  sgd,
-  type TrainOptions,
-  type TrainResult,
-  train,
-} from "../src/index.ts"
-import { recordedRows, tinyLlama, valuesOf } from "./helpers.ts"
+import { type Data, latestStep, type Optimizer, sgd, type TrainOptions, type TrainResult, train } from "../src/index.ts"
+import { recordedRows, store, tinyLlama, valuesOf } from "./helpers.ts"
 
 // 8 rows in micro-batches of 2, groups of 3: epochs of 2 steps, the last one with a single micro-batch.
 const recorded = recordedRows()
@@ -34,25 +25,6 @@ const withDropout = (dropout: number): Model =>
   })
 const fresh = async (): Promise<Model> => withDropout(0.2)
 
-type Store = CheckpointStore & { readonly files: ReadonlyMap<string, Uint8Array> }
-
-/** A folder in memory that fails at its n-th write, as a process that dies there. */
-function store(diesAt = Number.POSITIVE_INFINITY, from?: Store): Store {
-  const memory = memoryFiles(from?.files ?? [])
-  const files = memory.files as Map<string, Uint8Array>
-  let writes = 0
-  return {
-    ...memory,
-    write: async (path, chunks) => {
-      if (++writes >= diesAt) throw new Error("killed")
-      await memory.write(path, chunks)
-    },
-    remove: async (path) => {
-      for (const name of files.keys()) if (name.startsWith(`${path}/`)) files.delete(name)
-    },
-  }
-}
-
 /** Aborts while the n-th micro-batch runs. */
 function abortingAt(model: Model, n: number): { model: Model; signal: AbortSignal } {
   const controller = new AbortController()
@@ -64,7 +36,10 @@ function abortingAt(model: Model, n: number): { model: Model; signal: AbortSigna
   return { model: { ...model, losses }, signal: controller.signal }
 }
 
-async function resumed(checkpoints: Store, more: TrainOptions = {}): Promise<{ model: Model; result: TrainResult }> {
+async function resumed(
+  checkpoints: MemoryFiles,
+  more: TrainOptions = {},
+): Promise<{ model: Model; result: TrainResult }> {
   const model = await fresh()
   const resume = (await latestStep(checkpoints)) !== undefined
   return { model, result: await train(model, data, { ...options, ...more, checkpoints, resume }) }
@@ -189,12 +164,12 @@ describe("checkpoints", () => {
   })
 
   it("says that there is none, that its files are damaged, and that a parameter does not fit", async () => {
-    const again = async (checkpoints: Store): Promise<unknown> =>
+    const again = async (checkpoints: MemoryFiles): Promise<unknown> =>
       train(await fresh(), data, { ...options, checkpoints, resume: true })
     await expect(again(store())).rejects.toMatchObject({ code: "E_RESUME" })
     const checkpoints = store()
     await train(await fresh(), data, { ...options, checkpoints, saveSteps: 5 })
-    const damage = (path: string, content: Uint8Array): Store => {
+    const damage = (path: string, content: Uint8Array): MemoryFiles => {
       const copy = store(undefined, checkpoints)
       ;(copy.files as Map<string, Uint8Array>).set(path, content)
       return copy

@@ -1,9 +1,9 @@
 /** An adapter's gradients: for its parameters and nothing else, right by finite differences, the same when a block is computed again. */
 import type { Model, Tensor } from "@peftjs/core"
-import { free, keyOf, randomWords, trainables } from "@peftjs/core"
+import { free, keyOf, randomWords, setValues, trainables } from "@peftjs/core"
 import { check, close, same } from "../assert.ts"
 import { perturb, toyGradients, toyLoss, toyLosses } from "../toy-training.ts"
-import { type Subject, setValues } from "./subject.ts"
+import type { Subject } from "./subject.ts"
 
 export function gradientChecks({ method, options, it, base, adapted }: Subject): void {
   const { identity = true, detaches = [] } = options
@@ -109,7 +109,6 @@ async function checkDirections(
     const step = 0.01 * Math.min(1, 2 / size)
     const loss = (distance: number): Promise<number> => {
       setValues(
-        model.backend,
         parameter,
         values.map((x, i) => x + distance * (direction[i] as number)),
       )
@@ -124,5 +123,5 @@ async function checkDirections(
       `${name}: ${found} along a direction, finite differences say ${measured}`,
     )
   }
-  setValues(model.backend, parameter, values)
+  setValues(parameter, values)
 }

@@ -9,6 +9,7 @@ import {
   type Model,
   merge,
   scope,
+  setValues,
   trainables,
   unmerge,
   type Weight,
@@ -17,7 +18,7 @@ import {
 import { check, close, same, throwsCode } from "../assert.ts"
 import { toyModel, toyPaths, toySites } from "../toy-model.ts"
 import { perturb, toyLogits, toyLosses } from "../toy-training.ts"
-import { type Subject, setValues } from "./subject.ts"
+import type { Subject } from "./subject.ts"
 
 /**
  * How far the logits of a merged model may be from those of the unmerged one. The merged weight is rounded to f32 once and its products
@@ -100,10 +101,10 @@ export function mergeChecks(subject: Subject): void {
       for (const bad of i === 0 ? [Number.NaN, Number.POSITIVE_INFINITY] : [Number.NaN]) {
         const broken = sound.slice()
         broken[broken.length >> 1] = bad
-        setValues(view.backend, tensor, broken)
+        setValues(tensor, broken)
         await refused("E_MERGE_NOT_FINITE", view, model)
       }
-      setValues(view.backend, tensor, sound)
+      setValues(tensor, sound)
     }
     unmerge((await merge(view)).model)
   })

@@ -1,17 +1,6 @@
 /** What the adapter checks share: the method under test on toy models of one backend, and its parameters. */
-import type { Adapter, AdapterMethod, Backend, LoadReport, Model, Tensor, WeightFormat } from "@peftjs/core"
-import {
-  adapt,
-  adapterOf,
-  assign,
-  engineOf,
-  freeAdapter,
-  freeValues,
-  loadAdapter,
-  noGrad,
-  scope,
-  tensor,
-} from "@peftjs/core"
+import type { Adapter, AdapterMethod, Backend, LoadReport, Model, WeightFormat } from "@peftjs/core"
+import { adapt, adapterOf, assign, freeAdapter, freeValues, loadAdapter, noGrad, scope } from "@peftjs/core"
 import type { BackendEntry, MakeBackend, RequiredBackends, Runner } from "../runner.ts"
 import { toyModel, toySites } from "../toy-model.ts"
 import type { Folder } from "./folder.ts"
@@ -87,12 +76,6 @@ export function subjectOf(method: AdapterMethod, options: TestAdapterOptions, ma
       return found
     },
   }
-}
-
-/** Replaces a parameter's values. */
-export function setValues(backend: Backend, parameter: Tensor, values: Float32Array): void {
-  const engine = engineOf(backend)
-  scope(engine, () => noGrad(engine, () => assign(parameter, tensor(backend, values, parameter.shape))))
 }
 
 /** Gives the last adapter of `to` the parameters of the last of `from`, which sits on the same sites. */

@@ -2,8 +2,8 @@
 import type { FileSource, TensorSource } from "@peftjs/safetensors"
 import { openSafetensors, readText, toFloat32 } from "@peftjs/safetensors"
 import { attach, freeAdapter, makeAdapter } from "../adapt.ts"
-import { assign, engineOf, scope, tensor } from "../engine.ts"
 import { PeftError } from "../errors.ts"
+import { setValues } from "../host-values.ts"
 import type { AdapterFormat, AdapterMethod, PeftConfig } from "../method.ts"
 import type { Site } from "../model.ts"
 import { type OverlayOptions, trainedOverlays, wholeShape } from "../overlays.ts"
@@ -171,7 +171,7 @@ async function fill(
     let at = 0
     for (const part of parts) {
       const own = values.subarray(at, at + part.size)
-      scope(engineOf(model.backend), () => assign(part, tensor(model.backend, own, part.shape)))
+      setValues(part, own)
       at += part.size
     }
   }
