@@ -4,7 +4,6 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, expect, it, vi } from "vitest"
 import { continual } from "../experiments/continual.ts"
-import { singularValues } from "../experiments/deltas.ts"
 import type { Report } from "../experiments/report.ts"
 import { pairs } from "../experiments/uuid.ts"
 
@@ -50,15 +49,4 @@ it("pairs are the same for a seed, with as many keys as pairs", () => {
   expect(pairs(50, 3)).not.toEqual(pairs(50, 4))
   expect(new Set(pairs(2000, 1).map(({ key }) => key)).size).toBe(2000)
   for (const { key, value } of pairs(20, 1)) expect(`${key}:${value}`).toMatch(/^[0-9a-f]{6}:[0-9a-f]{8}$/)
-})
-
-it("singular values are right for a matrix that has them written in it, lying or standing", () => {
-  // Rotations by 0.6 and 0.8 around diag(3, 0.5).
-  const matrix = [0.6 * 3, -0.8 * 0.5, 0, 0.8 * 3, 0.6 * 0.5, 0]
-  const standing = [0, 1, 2].flatMap((c) => [matrix[c] as number, matrix[3 + c] as number])
-  for (const found of [singularValues(matrix, 2, 3), singularValues(standing, 3, 2)]) {
-    const [low, high] = found.sort((a, b) => a - b)
-    expect(low).toBeCloseTo(0.5, 10)
-    expect(high).toBeCloseTo(3, 10)
-  }
 })
