@@ -54,12 +54,21 @@ export interface Cache {
 }
 
 /** What one forward pass is for. Random numbers are keyed by seed, step and micro-batch. */
+/** Consecutive sequences of a micro-batch that has `of`. */
+export interface Part {
+  readonly first: number
+  readonly rows: number
+  readonly of: number
+}
+
 export interface RunOptions {
   /** Dropout on. */
   readonly training?: boolean
   readonly seed?: number
   readonly step?: number
   readonly microBatch?: number
+  /** Where the sequences are some of a micro-batch's: dropout then draws the masks it would draw in all of it. */
+  readonly part?: Part
   /** Blocks keep only their input; the backward pass runs them again. */
   readonly gradientCheckpointing?: boolean
 }

@@ -108,7 +108,7 @@ function makeContext(
   { site, base, bias, firstRow }: Layer,
   options: RunOptions,
 ): Context {
-  const { training = false, seed = 0, step = 0, microBatch = 0 } = options
+  const { training = false, seed = 0, step = 0, microBatch = 0, part } = options
   let stream = 0
   return {
     site,
@@ -119,7 +119,8 @@ function makeContext(
     dropout(x, p) {
       if (!training || p === 0) return x
       stream++
-      return dropout(x, p, keyOf(seed, step, microBatch, `${adapter.name}.${site.path}`, stream, firstRow))
+      const key = keyOf(seed, step, microBatch, `${adapter.name}.${site.path}`, stream, firstRow)
+      return dropout(x, p, key, x.shape.length > 2 ? part : undefined)
     },
     constant(key, make) {
       const fresh = (): Tensor => scope(engine, () => make(makeInit(engine.backend, seed, key)))

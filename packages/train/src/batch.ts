@@ -2,7 +2,7 @@
  * Rows put together: padding, the order of an epoch, and which rows make an optimizer step.
  * Order is a pure function of (seed, epoch), so a position in the data is one number. Must not know text.
  */
-import type { ModelInput } from "@peftjs/core"
+import type { ModelInput, Part } from "@peftjs/core"
 import { keyOf, randomWords } from "@peftjs/core"
 import type { Encoded } from "./encode.ts"
 
@@ -53,6 +53,27 @@ export function collate(rows: readonly Encoded[], padId: number, side: "right" |
     tokens,
     weights: Float32Array.from(weights),
     response: Uint8Array.from(response),
+    weight: weights.reduce((a, b) => a + b, 0),
+    inputTokens: mask.reduce((a, b) => a + b, 0),
+  }
+}
+
+/** Rows first…first+rows-1 of a batch, padded as they are in it. */
+export function rowsOf(batch: Batch, { first, rows }: Pick<Part, "first" | "rows">): Batch {
+  const { tokens } = batch
+  const counted = (end: number): number =>
+    batch.labels.reduce((n, x, at) => n + Number(at < end && x !== -100 && at % tokens !== 0), 0)
+  const [from, to] = [first * tokens, (first + rows) * tokens]
+  const [start, end] = [counted(from), counted(to)]
+  const [mask, weights] = [batch.mask.subarray(from, to), batch.weights.subarray(start, end)]
+  return {
+    ids: batch.ids.subarray(from, to),
+    labels: batch.labels.subarray(from, to),
+    mask,
+    batch: rows,
+    tokens,
+    weights,
+    response: batch.response.subarray(start, end),
     weight: weights.reduce((a, b) => a + b, 0),
     inputTokens: mask.reduce((a, b) => a + b, 0),
   }

@@ -75,7 +75,7 @@ export async function startCourse(
   const restarted = async (step: number, { optimizer: how }: Restarts): Promise<Restarted> => {
     const first = stage.cycle === fullCycle
     const { sites, maxError, ...made } = first
-      ? { stage: beginAdapters(stage, given, seed), sites: 0, maxError: 0 }
+      ? { stage: await beginAdapters(stage, given, seed), sites: 0, maxError: 0 }
       : await nextStage(stage, seed)
     stage = made.stage
     const slots = await carried(state.optimizer, stage, async (name, found) => {

@@ -1,9 +1,9 @@
 /** The loss of a model on examples, without changing it. Must not know optimizers or checkpoints. */
-import type { Model, Tokenizer } from "@peftjs/core"
-import { engineOf, free, noGrad, PeftError } from "@peftjs/core"
+import type { Communicator, Model, Tokenizer } from "@peftjs/core"
+import { alone, engineOf, free, noGrad, PeftError } from "@peftjs/core"
 import { type Batch, collate } from "./batch.ts"
 import { type EncodeOptions, encodeRow } from "./encode.ts"
-import { modelInput, padIdOf, sumLosses, yieldToEvents } from "./loss.ts"
+import { modelInput, padIdOf, reduceSums, sumLosses, yieldToEvents } from "./loss.ts"
 import { requireWhole } from "./ranges.ts"
 import type { Data } from "./rows.ts"
 
@@ -15,6 +15,8 @@ export interface EvaluateOptions extends EncodeOptions {
   /** Default: the model's. */
   readonly tokenizer?: Tokenizer
   readonly signal?: AbortSignal
+  /** Replicas share the rows; each gets the result for all. Default: alone. */
+  readonly communicator?: Communicator
 }
 
 export interface EvaluateResult {
@@ -39,12 +41,12 @@ export async function evaluate(
   data: Data | Promise<Data>,
   options: EvaluateOptions = {},
 ): Promise<EvaluateResult> {
-  const { batchSize = 4, maxSamples, tokenizer = model.tokenizer, signal } = options
+  const { batchSize = 4, maxSamples, tokenizer = model.tokenizer, signal, communicator = alone } = options
   requireWhole({ batchSize, maxSamples }, 1)
   const { name, rows } = await data
   const chosen = rows.slice(0, maxSamples)
   const total = { sum: 0, weight: 0, tokens: 0, responseSum: 0, responses: 0 }
-  for (let at = 0; at < chosen.length; at += batchSize) {
+  for (let at = communicator.rank * batchSize; at < chosen.length; at += communicator.size * batchSize) {
     if (signal?.aborted) throw new PeftError("E_ABORTED", "[train] the evaluation was stopped")
     const encoded = chosen
       .slice(at, at + batchSize)
@@ -59,6 +61,7 @@ export async function evaluate(
     total.responses += sums.responses
     await yieldToEvents()
   }
+  await reduceSums(total, communicator)
   if (total.weight === 0)
     throw new PeftError("E_NO_LABELS", `[train] ${name}: no row has anything to predict under this loss mask`)
   const loss = total.sum / total.weight

@@ -1,12 +1,14 @@
 /** Gradients of several micro-batches added up, and their norm. Owns what it holds until `free`. */
-import type { Engine, Tensor, Trainable } from "@peftjs/core"
-import { concat, free, hold, noGrad, scope } from "@peftjs/core"
+import type { Communicator, Engine, Tensor, Trainable } from "@peftjs/core"
+import { concat, free, hold, noGrad, scope, tensor } from "@peftjs/core"
 
 export interface Gradients {
   /** Takes over the gradients of a micro-batch. */
   add(gradients: ReadonlyMap<Tensor, Tensor>): void
   /** What has been added up for a parameter; undefined when nothing reached it. */
   of(parameter: Tensor): Tensor | undefined
+  /** Adds up those of all replicas; a parameter that any of them has reached is reached in all. */
+  reduce(communicator: Communicator): Promise<void>
   /** √Σg² over everything, 0 when there is nothing. */
   norm(): Promise<number>
   free(): void
@@ -34,6 +36,22 @@ export function sumGradients(engine: Engine, trainables: readonly Trainable[]): 
       )
     },
     of: (parameter) => sums.get(parameter),
+    async reduce(communicator) {
+      if (communicator.size === 1) return
+      const reached = Float64Array.from(trainables, ({ tensor }) => Number(sums.has(tensor)))
+      await communicator.allReduce([reached])
+      const shared = trainables.map(({ tensor }) => tensor).filter((_, i) => (reached[i] as number) > 0)
+      const buffers = await Promise.all(
+        shared.map(async (t) => ((await sums.get(t)?.data()) ?? new Float32Array(t.size)) as Float32Array),
+      )
+      await communicator.allReduce(buffers)
+      for (const [i, parameter] of shared.entries()) {
+        const total = scope(engine, () => hold(tensor(engine.backend, buffers[i] as Float32Array, parameter.shape)))
+        const own = sums.get(parameter)
+        if (own) free(own)
+        sums.set(parameter, total)
+      }
+    },
     async norm() {
       if (sums.size === 0) return 0
       // One copy to the host for all parameters; the last sum is in f64.

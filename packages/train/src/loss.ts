@@ -2,7 +2,7 @@
  * The loss of one micro-batch, as a number and as gradients. The mean is over the whole optimizer step: the caller says how
  * much that weighs. Must not know optimizers, or where batches come from.
  */
-import type { Model, ModelInput, RunOptions, Tensor, Tokenizer } from "@peftjs/core"
+import type { Communicator, Model, ModelInput, RunOptions, Tensor, Tokenizer } from "@peftjs/core"
 import { engineOf, free, hold, tensor, valueAndGradients } from "@peftjs/core"
 import type { Batch } from "./batch.ts"
 import { penaltyOf } from "./hooks.ts"
@@ -25,6 +25,14 @@ export function sumLosses({ weights, response }: Batch, losses: Float32Array): L
     sums.responses++
   }
   return sums
+}
+
+/** Sums of numbers over all replicas, in f64. */
+export async function reduceSums(sums: Record<string, number>, communicator: Communicator): Promise<void> {
+  if (communicator.size === 1) return
+  const values = Float64Array.from(Object.values(sums))
+  await communicator.allReduce([values])
+  for (const [i, key] of Object.keys(sums).entries()) sums[key] = values[i] as number
 }
 
 export interface MicroBatchLoss extends LossSums {

@@ -1,5 +1,5 @@
 /** What `train` may be told, with defaults, and the refusal of what makes no sense. Must not know how training works. */
-import type { Model, Tokenizer } from "@peftjs/core"
+import type { Communicator, Model, Tokenizer } from "@peftjs/core"
 import { PeftError } from "@peftjs/core"
 import { adamw } from "./adamw.ts"
 import type { CheckpointStore } from "./checkpoint.ts"
@@ -63,6 +63,11 @@ export interface TrainOptions extends EncodeOptions {
    * bytes per trained value: for LoRA of rank 8 on all linear layers of SmolLM2-135M 29 MB, read in 0.6 s on a busy software device.
    */
   readonly snapshotSteps?: number
+  /**
+   * Joins replicas of this program, each with a model of its own: every micro-batch's rows are shared among them, and the losses are those
+   * of one program that has all rows. Each calls `train` with the same data and options; rank 0 writes. Default: alone.
+   */
+  readonly communicator?: Communicator
   /** Continue from the latest checkpoint there is in `checkpoints`. */
   readonly resume?: boolean
   /** Evaluated after every `evalSteps` steps and at the end. */

@@ -6,7 +6,7 @@ import {
   engineOf,
   freeAdapter,
   hostValues,
-  makeAdapter,
+  makeAdapterAsync,
   mergedValue,
   mergePlan,
   PeftError,
@@ -73,7 +73,7 @@ async function movedBy({ definition, view }: Model, { name, method, sites }: Ada
   const [path] = [...sites.keys()].sort((a, b) => size(a) - size(b))
   if (path === undefined) return 0
   const bare = bindModel(definition, { adapters: [], overlays: view.overlays })
-  const adapter = makeAdapter(bare, method, [path], { name, seed: 0 })
+  const adapter = await makeAdapterAsync(bare, method, [path], { name, seed: 0 })
   try {
     const over = attach(bare, adapter)
     const plan = mergePlan(over, { overlays: false })

@@ -11,7 +11,7 @@ import {
   freeValues,
   isTensor,
   keyOf,
-  makeAdapter,
+  makeAdapterAsync,
   mergedValue,
   mergePlan,
   ownTensors,
@@ -78,9 +78,9 @@ function fullStage(given: Model): Stage {
 }
 
 /** From full training to the adapters: the trained copies stay as they are, and adapters are made on them. Uses `given` up. */
-export function beginAdapters(stage: Stage, given: Model, seed: number): Stage {
+export async function beginAdapters(stage: Stage, given: Model, seed: number): Promise<Stage> {
   for (const value of stage.base.values()) for (const t of tensorsOf(value)) t.requiresGrad = false
-  const model = withAdapters(stage.model, given, seedOf(seed, 0), { overlaid: true })
+  const model = await withAdapters(stage.model, given, seedOf(seed, 0), { overlaid: true })
   for (const adapter of given.view.adapters) if (adapter.enabled) freeAdapter(adapter)
   return { ...stage, cycle: 0, model }
 }
@@ -95,7 +95,7 @@ export async function nextStage(
   const maxError = await mergeInto(model, plan, base)
   const cycle = stage.cycle + 1
   const bare = bindModel(plan.definition, { adapters: [], overlays: new Map([...model.view.overlays, ...base]) })
-  const next = withAdapters(bare, model, seedOf(seed, cycle), { methodOf: (method) => following(method, cycle) })
+  const next = await withAdapters(bare, model, seedOf(seed, cycle), { methodOf: (method) => following(method, cycle) })
   freeMethods(model)
   return { stage: { model: next, cycle, base }, sites: plan.sites.length, maxError }
 }
@@ -122,7 +122,7 @@ export async function stageAt(cycle: number, saved: SavedBase, given: Model, see
     const bare = bindModel(definition, { adapters: [], overlays: new Map([...given.view.overlays, ...base]) })
     const methodOf = (method: AdapterMethod): AdapterMethod =>
       Array.from({ length: cycle }, (_, i) => i + 1).reduce(following, method)
-    const model = withAdapters(bare, given, seedOf(seed, cycle), { methodOf })
+    const model = await withAdapters(bare, given, seedOf(seed, cycle), { methodOf })
     const discard = (): void => {
       freeMethods(model)
       freeValues(base.values())
@@ -184,17 +184,27 @@ interface Anew {
 }
 
 /** Adapters over a base: new ones for those of `given` that are enabled, with what those train beside. */
-function withAdapters(base: Model, given: Model, seed: number, { methodOf = (m) => m, overlaid }: Anew): Model {
+async function withAdapters(
+  base: Model,
+  given: Model,
+  seed: number,
+  { methodOf = (m) => m, overlaid }: Anew,
+): Promise<Model> {
   const made: Adapter[] = []
+  let model = base
   try {
-    return given.view.adapters.reduce((model, old) => {
-      if (!old.enabled) return attach(model, old)
+    for (const old of given.view.adapters) {
+      if (!old.enabled) {
+        model = attach(model, old)
+        continue
+      }
       const options = { name: old.name, seed, ...(overlaid ? { overlays: old.overlayOptions } : {}) }
-      const adapter = makeAdapter(model, methodOf(old.method), [...old.sites.keys()], options)
+      const adapter = await makeAdapterAsync(model, methodOf(old.method), [...old.sites.keys()], options)
       made.push(adapter)
       const { overlays, overlayOptions } = overlaid ? adapter : old
-      return attach(model, { ...adapter, overlays, overlayOptions })
-    }, base)
+      model = attach(model, { ...adapter, overlays, overlayOptions })
+    }
+    return model
   } catch (error) {
     for (const adapter of made) freeAdapter(adapter)
     throw error

@@ -1,11 +1,11 @@
 /** One optimizer step over its micro-batches: gradients, checks, clipping, update, hooks. Leaves everything as it was unless it succeeds. */
-import type { Model } from "@peftjs/core"
+import type { Communicator, Model, Part } from "@peftjs/core"
 import { engineOf, noGrad, PeftError, scope } from "@peftjs/core"
-import type { Batch } from "./batch.ts"
+import { type Batch, rowsOf } from "./batch.ts"
 import type { RunState } from "./checkpoint.ts"
 import { type Gradients, sumGradients } from "./gradients.ts"
 import { afterStep } from "./hooks.ts"
-import { microBatchLoss, yieldToEvents } from "./loss.ts"
+import { microBatchLoss, reduceSums, yieldToEvents } from "./loss.ts"
 import type { StepMetrics } from "./metrics.ts"
 import type { SlotTensors } from "./optimizer.ts"
 import type { Settings } from "./options.ts"
@@ -18,6 +18,8 @@ export interface StepInput {
   /** Counted from 0. */
   readonly step: number
   readonly learningRate: number
+  readonly communicator: Communicator
+  /** Heeded between micro-batches. Replicas stop between steps, where they can agree. */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -28,7 +30,7 @@ export interface StepInput {
  * @throws E_LOSS_NOT_FINITE when a loss or the gradient norm is NaN or infinite; nothing is changed then
  */
 export async function optimizerStep(input: StepInput): Promise<StepMetrics | undefined> {
-  const { model, state, settings, batches, step, learningRate, signal } = input
+  const { model, state, settings, batches, step, learningRate, communicator, signal } = input
   const labelled = batches
     .map((batch, microBatch) => ({ batch, microBatch }))
     .filter(({ batch }) => batch.weights.length > 0)
@@ -36,19 +38,22 @@ export async function optimizerStep(input: StepInput): Promise<StepMetrics | und
   const gradients = sumGradients(engineOf(model.backend), state.trainables)
   const total = { weighted: 0, response: 0, responses: 0, penalty: 0 }
   try {
-    for (const [i, { batch, microBatch }] of labelled.entries()) {
-      if (i > 0 && signal?.aborted) return undefined
+    for (const { batch, microBatch, part, withPenalty } of sharesOf(labelled, communicator)) {
+      if (microBatch > 0 && signal?.aborted) return undefined
       const { gradientCheckpointing, seed } = settings
-      const run = { training: true, seed, step, microBatch, gradientCheckpointing }
-      const result = await microBatchLoss(model, batch, run, { stepWeight, withPenalty: i === 0 })
+      const run = { training: true, seed, step, microBatch, gradientCheckpointing, ...(part ? { part } : {}) }
+      const result = await microBatchLoss(model, batch, run, { stepWeight, withPenalty })
       gradients.add(result.gradients)
-      requireFinite("loss", result.weighted + result.penalty, step)
+      if (communicator.size === 1) requireFinite("loss", result.weighted + result.penalty, step)
       total.weighted += result.weighted
       total.response += result.response
       total.responses += result.responses
       total.penalty += result.penalty
       await yieldToEvents()
     }
+    await reduceSums(total, communicator)
+    requireFinite("loss", total.weighted + total.penalty, step)
+    await gradients.reduce(communicator)
     const norm = requireFinite("gradient norm", await gradients.norm(), step)
     if (labelled.length > 0) {
       // torch.nn.utils.clip_grad_norm_: the gradients times max / (norm + 1e-6) where that is below 1.
@@ -69,6 +74,30 @@ export async function optimizerStep(input: StepInput): Promise<StepMetrics | und
   } finally {
     gradients.free()
   }
+}
+
+interface LabelledBatch {
+  readonly batch: Batch
+  readonly microBatch: number
+}
+
+/** What this replica computes of a step: whole micro-batches where it is alone, else its rows of each. One of all carries the penalty. */
+function sharesOf(
+  labelled: readonly LabelledBatch[],
+  { rank, size }: Communicator,
+): (LabelledBatch & { readonly part?: Part; readonly withPenalty: boolean })[] {
+  if (size === 1) return labelled.map((one, i) => ({ ...one, withPenalty: i === 0 }))
+  const all = labelled.flatMap(({ batch, microBatch }) =>
+    Array.from({ length: size }, (_, owner) => {
+      const [first, end] = [owner, owner + 1].map((r) => Math.floor((r * batch.batch) / size)) as [number, number]
+      const part = { first, rows: end - first, of: batch.batch }
+      return { batch: rowsOf(batch, part), microBatch, part, owner }
+    }),
+  )
+  return all
+    .filter(({ batch }) => batch.weights.length > 0)
+    .map(({ owner, ...share }, i) => ({ share: { ...share, withPenalty: i === 0 }, owner }))
+    .flatMap(({ share, owner }) => (owner === rank ? [share] : []))
 }
 
 function update(

@@ -2,8 +2,8 @@
  * The training loop: which rows make which step, when to save, when to stop. Knows neither models nor methods: whatever is
  * trainable in the view it is given gets trained. Every step is a function of its number, so a run can start at any.
  */
-import type { Model } from "@peftjs/core"
-import { PeftError, trainables } from "@peftjs/core"
+import type { Communicator, Model } from "@peftjs/core"
+import { alone, PeftError, setValues, trainables } from "@peftjs/core"
 import { type Batch, collate, epochOrder, groupRows, groupsPerEpoch } from "./batch.ts"
 import {
   baseFolder,
@@ -19,7 +19,7 @@ import { type Course, startCourse } from "./course.ts"
 import { copyToHost, type HostCopy, isDeviceError, stoppedBy } from "./device-loss.ts"
 import { encodeRow } from "./encode.ts"
 import { type EvaluateResult, evaluate } from "./evaluate.ts"
-import { padIdOf } from "./loss.ts"
+import { padIdOf, reduceSums } from "./loss.ts"
 import type { StepMetrics } from "./metrics.ts"
 import { learningRateOf, type Settings, settle, type TrainOptions } from "./options.ts"
 import { type Data, fingerprint } from "./rows.ts"
@@ -57,8 +57,10 @@ export async function train(
   const evalData = await options.evalData
   const { rows } = examples
   const { tokenizer = model.tokenizer, maxSteps, epochs = 1, checkpoints, saveSteps, evalSteps, signal } = options
+  const { communicator = alone } = options
+  const first = communicator.rank === 0
   // A device that cannot be lost costs no copies.
-  const copySteps = model.backend.lost && checkpoints ? (options.snapshotSteps ?? 10) : 0
+  const copySteps = model.backend.lost && checkpoints && first ? (options.snapshotSteps ?? 10) : 0
   const perEpoch = groupsPerEpoch(rows.length, settings)
   const totalSteps = maxSteps ?? Math.ceil(epochs * perEpoch)
   const learningRate = learningRateOf(settings, totalSteps)
@@ -83,6 +85,8 @@ export async function train(
     const found = options.resume && checkpoints ? await openCheckpoint(checkpoints, run) : undefined
     course = await startCourse(model, settings, found)
     if (found) saved = step = found.step
+    // Nobody may remove what another still reads.
+    await equalise(tensorsOf(course.state), communicator)
     let metrics: StepMetrics | undefined
     let evaluation: EvaluateResult | undefined
     let order = { epoch: -1, rows: [] as number[] }
@@ -100,7 +104,7 @@ export async function train(
       }
     }
     const save = async (): Promise<void> => {
-      if (!checkpoints || saved === step) return
+      if (!first || !checkpoints || saved === step) return
       await saveCheckpoint(checkpoints, await position(checkpoints), run, tensorsOf(at.state))
       saved = step
       copy = undefined
@@ -122,12 +126,14 @@ export async function train(
       ...(evaluation ? { evaluation } : {}),
     })
     while (step < totalSteps) {
-      const restarted = signal?.aborted ? undefined : await at.advance(step)
+      const stop = await anyOf(signal?.aborted, communicator)
+      const restarted = stop ? undefined : await at.advance(step)
       if (restarted) await options.onRestart?.(restarted, at.stage.model)
-      const done = signal?.aborted
+      const done = stop
         ? undefined
         : await optimizerStep({
-            ...{ model: at.stage.model, state: at.state, settings, step, signal },
+            ...{ model: at.stage.model, state: at.state, settings, step, communicator },
+            signal: communicator.size === 1 ? signal : undefined,
             batches: batchesOf(),
             learningRate: learningRate(step),
           })
@@ -143,7 +149,11 @@ export async function train(
       if (checkpoints && copySteps > 0 && step % copySteps === 0 && saved !== step)
         copy = await copyToHost(await position(checkpoints), tensorsOf(at.state))
       if (evalData && (last || (evalSteps !== undefined && step % evalSteps === 0))) {
-        evaluation = await evaluate(at.stage.model, evalData, { ...settings, ...(tokenizer ? { tokenizer } : {}) })
+        evaluation = await evaluate(at.stage.model, evalData, {
+          ...settings,
+          communicator,
+          ...(tokenizer ? { tokenizer } : {}),
+        })
         await options.onEvaluate?.(evaluation, step)
       }
     }
@@ -156,6 +166,23 @@ export async function train(
     throw await stoppedBy(error, { step, saved, copy, write })
   } finally {
     course?.free()
+  }
+}
+
+/** Whether it is so in one replica. */
+async function anyOf(here: boolean | undefined, communicator: Communicator): Promise<boolean> {
+  const sums = { here: here ? 1 : 0 }
+  await reduceSums(sums, communicator)
+  return sums.here > 0
+}
+
+/** Gives all replicas the values of rank 0: those of trained parameters and of the optimizer. */
+async function equalise(tensors: ReturnType<typeof tensorsOf>, communicator: Communicator): Promise<void> {
+  if (communicator.size === 1) return
+  for (const [, tensor] of tensors) {
+    const values = (await tensor.data()) as Float32Array
+    await communicator.broadcast([values])
+    setValues(tensor, values)
   }
 }
 

@@ -7,6 +7,7 @@ import type { Shape } from "../dtype.ts"
 import type { Engine } from "../engine.ts"
 import { bufferOf, wrap } from "../engine.ts"
 import { call, constant, coordinate, type Expr, input, scalar, uniform } from "../expr.ts"
+import type { Part } from "../model.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
 import type { Key } from "../random.ts"
@@ -265,15 +266,26 @@ function mapVisible(
 
 const kept = call("select", call("le", scalar(0), uniform(1)), call("mul", input(0), scalar(1)), constant(0))
 
-const dropoutOp: Op<{ p: number; key: Key }> = {
-  forward: ([x], { p, key }) => dropMask(x as Tensor, p, key),
-  saves: () => [],
-  gradient: ({ dy, args: { p, key } }) => [dropMask(dy, p, key)],
+interface DropoutArgs {
+  readonly p: number
+  readonly key: Key
+  readonly part: Part | undefined
 }
 
-function dropMask(x: Tensor, p: number, key: Key): Tensor {
-  const bits = randomBits(x.engine, key, x.shape)
+const dropoutOp: Op<DropoutArgs> = {
+  forward: ([x], args) => dropMask(x as Tensor, args),
+  saves: () => [],
+  gradient: ({ dy, args }) => [dropMask(dy, args)],
+}
+
+function dropMask(x: Tensor, { p, key, part }: DropoutArgs): Tensor {
+  const bits = part ? partOfBits(x, key, part) : randomBits(x.engine, key, x.shape)
   return map(kept, [x, bits], { scalars: [p, 1 / (1 - p)] })
+}
+
+function partOfBits(x: Tensor, key: Key, { first, rows, of }: Part): Tensor {
+  const whole = randomBits(x.engine, key, [of, x.size / rows])
+  return whole.slice(0, first, first + rows).reshape(x.shape)
 }
 
 function randomBits(engine: Engine, key: Key, shape: Shape): Tensor {
@@ -281,7 +293,7 @@ function randomBits(engine: Engine, key: Key, shape: Shape): Tensor {
   return wrap(engine, engine.backend.kernels.randomBits(key, n), shape)
 }
 
-/** Zeroes each element with probability p and divides the others by 1 - p (Srivastava et al. 2014). The mask is drawn again, not kept, for the gradient. */
-export function dropout(x: Tensor, p: number, key: Key): Tensor {
-  return p === 0 ? x : apply(dropoutOp, [x], { p, key })
+/** Zeroes each element with probability p and divides the others by 1 - p (Srivastava et al. 2014). The mask is drawn again, not kept, for the gradient; with `part`, the leading axis is that part of one whose mask is drawn. */
+export function dropout(x: Tensor, p: number, key: Key, part?: Part): Tensor {
+  return p === 0 ? x : apply(dropoutOp, [x], { p, key, part })
 }
