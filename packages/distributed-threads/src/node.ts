@@ -24,20 +24,22 @@ export interface ReplicaOptions {
   /** What workers find as `argv` and `env`; the asking thread's unless told otherwise. */
   readonly argv?: readonly string[]
   readonly env?: NodeJS.ProcessEnv
+  /** What `replica()` gives to workers: anything that can be sent to one; shared memory is shared. */
+  readonly data?: unknown
 }
 
 interface Given {
-  readonly replica: SharedJob & { readonly rank: number }
+  readonly replica: SharedJob & { readonly rank: number; readonly data: unknown }
 }
 
 /**
  * Runs `module` in size - 1 workers. It takes its place with `replica()`. A worker that fails ends the whole: rank 0's next call rejects with
  * E_REPLICA_LOST, and `done` with what it threw.
  */
-export function startReplicas(module: URL, { size, argv = process.argv.slice(2), env }: ReplicaOptions): Replicas {
+export function startReplicas(module: URL, { size, argv = process.argv.slice(2), env, data }: ReplicaOptions): Replicas {
   const job = sharedJob(size)
   const workers = Array.from({ length: size - 1 }, (_, i) => {
-    const given: Given = { replica: { ...job, rank: i + 1 } }
+    const given: Given = { replica: { ...job, rank: i + 1, data } }
     return new Worker(module, { argv: [...argv], workerData: given, ...(env ? { env } : {}) })
   })
   const ends = workers.map(async (worker) => {
@@ -60,8 +62,8 @@ export function startReplicas(module: URL, { size, argv = process.argv.slice(2),
   }
 }
 
-/** In a worker that `startReplicas` has started: its communicator; elsewhere undefined. */
-export function replica(): Communicator | undefined {
+/** In a worker that `startReplicas` has started: its communicator and what it was given; elsewhere undefined. */
+export function replica(): { readonly communicator: Communicator; readonly data: unknown } | undefined {
   const given = isMainThread ? undefined : (workerData as Partial<Given> | null)?.replica
-  return given && threadCommunicator(given, given.rank)
+  return given && { communicator: threadCommunicator(given, given.rank), data: given.data }
 }

@@ -3,8 +3,8 @@
 import { replica } from "../src/node.ts"
 import { trainToy } from "./toy.ts"
 
-const communicator = replica()
-if (!communicator) throw new Error("not a replica")
+const given = replica()
+if (!given) throw new Error("not a replica")
 if (process.argv.includes("--throw")) throw new Error("broken on purpose")
 if (process.argv.includes("--exit")) process.exit(3)
-await trainToy(communicator)
+await trainToy(given.communicator)
