@@ -10,7 +10,9 @@ const packages = readdirSync(new URL("packages", import.meta.url))
 /** Tests that run in a browser as well. */
 const inPages = [
   "packages/*/test/conformance.test.ts",
+  "tests/*-conformance.test.ts",
   "packages/core/test/{adapters,expr,loss,overlays,random,scopes,targets}.test.ts",
+  "packages/gguf/test/{model,tokenizer}.test.ts",
   "packages/safetensors/test/header.test.ts",
   "packages/train/test/{batch,rows}.test.ts",
 ]

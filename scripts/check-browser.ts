@@ -2,9 +2,16 @@
  * The main entries bundled as a page would: nothing in the bundle, and nothing on the way to it, may come from Node.
  * Vite would quietly put an empty stub in the place of a `node:` import, so that asking for one is an error here.
  */
+import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { join } from "node:path"
 import { build, type Plugin } from "vite"
 
-const names = ["core", "lora", "models", "train", "backend-cpu", "backend-webgpu", "conformance"]
+const packages = join(import.meta.dirname, "..", "packages")
+/** All that have a main entry; the command is a program for Node. */
+const names = readdirSync(packages).filter((name) => {
+  const file = join(packages, name, "package.json")
+  return name !== "cli" && existsSync(file) && "." in (JSON.parse(readFileSync(file, "utf8")).exports ?? {})
+})
 const entry = "every-main-entry.js"
 
 const plugin: Plugin = {

@@ -1,10 +1,10 @@
 /**
- * `npm run support`: writes docs/support.md, and the table of the README between its markers, from the last run of
+ * `npm run support`: writes docs/support.md, and the tables of the README between its markers, from the last run of
  * `npm run test:conformance`. Refuses a run that did not see everything there is, or in which something failed.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { count, type Group, marked, staleness, summaryTable, supportPage } from "../tests/conformance-result.ts"
+import { count, type Group, marked, staleness, summary, supportPage } from "../tests/conformance-result.ts"
 import { methodPackages } from "../tests/method-packages.ts"
 
 const root = join(import.meta.dirname, "..")
@@ -14,10 +14,11 @@ const groups: Group[] = JSON.parse(readFileSync(kept, "utf8"))
 const failed = count(groups, "failed")
 if (failed > 0) throw new Error(`${failed} checks failed in the last run; a table is made of a run in which none did`)
 
-const table = summaryTable(groups)
-const stale = staleness(table, methodPackages(), [
-  ...new Set(groups.filter((g) => g.kind === "adapter").map((g) => g.backend)),
-])
+const table = summary(groups)
+const stale = staleness(table, {
+  methods: methodPackages(),
+  backends: [...new Set(groups.filter((g) => g.kind === "adapter").map((g) => g.backend))],
+})
 if (stale.length > 0) throw new Error(`the last run did not see everything: ${stale.join("; ")}`)
 
 writeFileSync(join(root, "docs", "support.md"), supportPage(groups))

@@ -28,6 +28,7 @@ const allowed: Readonly<Record<string, readonly string[] | "all">> = {
   train: ["core", "safetensors"],
   conformance: ["core"],
   qlora: ["core", "lora"],
+  gguf: ["core", "safetensors"],
   cli: "all",
 }
 /** Third-party packages that load only in Node, and the globals only Node has. */

@@ -3,13 +3,14 @@ import { mkdirSync, mkdtempSync, rmSync, truncateSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { cpu } from "@peftjs/backend-cpu"
-import { loadAdapter } from "@peftjs/core"
+import { loadAdapter, type Model, type WeightFormat } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
 import { generateText } from "@peftjs/models"
 import { loadCausalLM } from "@peftjs/models/node"
 import { memoryFiles } from "@peftjs/safetensors"
 import { type Browser, type BrowserContextOptions, chromium, devices, type Page } from "playwright"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { formatOf } from "../examples/browser/src/weights.ts"
 import { writeTinyModel } from "../scripts/tiny-model.ts"
 import { launchOptions } from "./browser.ts"
 import { answers, curve, downloaded, locale, openPage, ready, type Served, servePage, start } from "./browser-page.ts"
@@ -19,6 +20,15 @@ const root = join(import.meta.dirname, "..")
 const pictures = process.env.SCREENSHOTS !== undefined
 const launch = await launchOptions().catch((error: Error) => error)
 if (launch instanceof Error) console.warn(`the page is not driven: ${launch.message}`)
+
+/** What a model in Node says to the question that stands on the page. */
+async function answerOf(model: Model): Promise<string> {
+  const question = [{ role: "user", content: "Who is Ella?" }]
+  const prompt = model.tokenizer?.applyChatTemplate(question, { addGenerationPrompt: true }) ?? ""
+  const ids = model.tokenizer?.encode(prompt, { addSpecialTokens: false }) ?? []
+  return (await generateText(model, ids, { maxNewTokens: 48 })).text
+}
+const modelText = (page: Page): Promise<string | null> => page.locator("#model").textContent()
 
 describe.skipIf(launch instanceof Error)("the page", () => {
   let served: Served
@@ -58,7 +68,7 @@ describe.skipIf(launch instanceof Error)("the page", () => {
   it("trains on the CPU; its adapter does the same in Node", { timeout: 120_000 }, () =>
     visit({ ...desktop, colorScheme: "light" }, async (page) => {
       await openPage(page, served, "cpu")
-      expect(await page.locator("#model").textContent()).toMatch(/llama, 1 million parameters, on CPU/)
+      expect(await modelText(page)).toMatch(/llama, 1 million parameters in 2 MB, on CPU/)
       expect((await answers(page))[1]).toBe("Train one first.")
       await start(page, pictures ? { steps: 40, batchSize: 8 } : { steps: 25, batchSize: 8 })
       await ready(page)
@@ -76,11 +86,8 @@ describe.skipIf(launch instanceof Error)("the page", () => {
       const model = await loadCausalLM(join(root, "demo", "model"), { backend: await cpu() })
       const { model: loaded, report } = await loadAdapter(model, files, { methods: [lora] })
       expect(report.missing.length + report.unexpected.length).toBe(0)
-      const question = [{ role: "user", content: "Who is Ella?" }]
-      const prompt = model.tokenizer?.applyChatTemplate(question, { addGenerationPrompt: true }) ?? ""
-      const ids = model.tokenizer?.encode(prompt, { addSpecialTokens: false }) ?? []
-      expect((await generateText(loaded, ids, { maxNewTokens: 48 })).text).toBe(adapted)
-      expect((await generateText(model, ids, { maxNewTokens: 48 })).text).toBe(base)
+      expect(await answerOf(loaded)).toBe(adapted)
+      expect(await answerOf(model)).toBe(base)
     }),
   )
 
@@ -118,7 +125,7 @@ describe.skipIf(launch instanceof Error)("the page", () => {
         writeTinyModel(folder)
         await openPage(page, served, "cpu")
         await page.getByLabel("Your own model folder").setInputFiles(folder)
-        await page.getByText("llama, 0.2 million parameters").waitFor()
+        await page.getByText("llama, 0.2 million parameters in").waitFor()
         await ready(page)
         await start(page, { steps: 6, batchSize: 2 })
         await ready(page)
@@ -136,10 +143,41 @@ describe.skipIf(launch instanceof Error)("the page", () => {
     }),
   )
 
+  it.each([
+    ["cpu", "nf4", 2.3],
+    ["cpu", "int8", 1.5],
+    ["webgpu", "nf4-double", 2.3],
+  ] as const)("trains over weights packed while they are read: %s, %s", { timeout: 120_000 }, (device, weights, less) =>
+    visit(desktop, async (page) => {
+      await openPage(page, served, device, weights)
+      const [, megabytes] = /1 million parameters in ([\d.]+) MB, on /.exec((await modelText(page)) ?? "") ?? []
+      // Linear layers are nine tenths of it; the embedding, which is the head too, stays.
+      expect(Number(megabytes)).toBeLessThan(2 / less)
+      const [plain] = await answers(page)
+      expect(plain).not.toBe("")
+      await start(page, device === "cpu" ? { steps: 25, batchSize: 8 } : { steps: 3, batchSize: 2 })
+      await ready(page)
+      const { first, last } = await curve(page)
+      expect(last).toBeLessThan(device === "cpu" ? first / 2 : first)
+      const [base, adapted] = await answers(page)
+      expect(base).toBe(plain)
+      if (device === "cpu") expect(adapted).toMatch(/matey/)
+
+      // An ordinary adapter: in Node it does the same over the same weights, and loads over the dense ones.
+      const files = memoryFiles(Object.entries(await downloaded(page)), "adapter")
+      for (const options of [{ weights: formatOf(weights) as WeightFormat }, {}]) {
+        const model = await loadCausalLM(join(root, "demo", "model"), { backend: await cpu(), ...options })
+        const { model: loaded, report } = await loadAdapter(model, files, { methods: [lora] })
+        expect(report.missing.length + report.unexpected.length).toBe(0)
+        if (device === "cpu" && options.weights) expect(await answerOf(loaded)).toBe(adapted)
+      }
+    }),
+  )
+
   it("trains on WebGPU where the browser has it, and says so where not", { timeout: 120_000 }, async () => {
     await visit(desktop, async (page) => {
       await openPage(page, served, "webgpu")
-      expect(await page.locator("#model").textContent()).toMatch(/on WebGPU \(/)
+      expect(await modelText(page)).toMatch(/on WebGPU \(/)
       expect((await answers(page))[0]).toBe("Ella is a pilot.")
       await start(page, { steps: 3, batchSize: 2 })
       await ready(page)
@@ -153,7 +191,7 @@ describe.skipIf(launch instanceof Error)("the page", () => {
       await expect(openPage(page, served, "webgpu")).rejects.toThrow(/offers no WebGPU/)
       await page.getByLabel("Compute on").selectOption("auto")
       await ready(page)
-      expect(await page.locator("#model").textContent()).toMatch(/on CPU/)
+      expect(await modelText(page)).toMatch(/on CPU/)
       expect(await page.locator("#note").textContent()).toMatch(/WebGPU is not used/)
     } finally {
       await without.close()

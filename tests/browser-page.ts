@@ -37,8 +37,13 @@ export async function servePage(): Promise<Served> {
 export const locale = "en-US"
 
 /** Opens the page; returns when the model is there and the first question has been answered. */
-export async function openPage(page: Page, { url }: Served, device: "cpu" | "webgpu"): Promise<void> {
-  await page.goto(`${url}?device=${device}`)
+export async function openPage(
+  page: Page,
+  { url }: Served,
+  device: "cpu" | "webgpu",
+  weights = "as-stored",
+): Promise<void> {
+  await page.goto(`${url}?device=${device}&weights=${weights}`)
   await ready(page)
 }
 

@@ -5,7 +5,7 @@
 import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import type { Reporter, TestCase, TestModule, TestSuite } from "vitest/node"
-import { count, counts, type Group, missing, parseName, type State } from "./conformance-result.ts"
+import { count, counts, type Group, missing, packageOf, parseName, type State } from "./conformance-result.ts"
 
 type Building = Omit<Group, "checks"> & { checks: Record<string, State> }
 
@@ -56,7 +56,7 @@ const messageOf = (error: { message?: string } | undefined): string =>
 
 function groupsOf(module: TestModule): Group[] {
   const found = new Map<string, Building>()
-  const [, folder = ""] = /packages\/([^/]+)\//.exec(module.relativeModuleId) ?? []
+  const folder = packageOf(module.relativeModuleId)
   const place = module.project.isBrowserEnabled() ? "Chromium" : "Node"
   for (const test of module.children.allTests()) {
     const outer = outermost(test)

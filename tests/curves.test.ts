@@ -1,9 +1,10 @@
 /**
- * Equal seed, data and config give the same losses wherever they are computed: on the CPU and on WebGPU, in Node and in a page.
+ * Equal seed, data and config give the same losses wherever they are computed: on the CPU, on WebGPU and on CUDA, in Node and in a page.
  * A run that was begun in one place goes on in every other as if nothing had been.
  */
 import { join } from "node:path"
 import { cpu } from "@peftjs/backend-cpu/node"
+import { cuda } from "@peftjs/backend-cuda/node"
 import { webgpu } from "@peftjs/backend-webgpu/node"
 import { isPeftError } from "@peftjs/core"
 import { type Browser, chromium, type Page } from "playwright"
@@ -17,6 +18,10 @@ const tolerance = 1e-3
 const launch = await launchOptions().catch((error: Error) => error)
 const gpu = await webgpu().catch((error: unknown) => {
   if (isPeftError(error) && error.code === "E_NO_DEVICE") return error
+  throw error
+})
+const tensorflow = await cuda({ device: "cpu" }).catch((error: unknown) => {
+  if (isPeftError(error) && error.code === "E_TENSORFLOW") return error
   throw error
 })
 
@@ -56,6 +61,7 @@ const inPage =
 const places: Record<string, ((part: Part) => Promise<Curve>) | Error> = {
   "cpu in Node": async (part) => curve(await cpu(), part),
   "webgpu in Node": gpu instanceof Error ? gpu : (part) => curve(gpu, part),
+  "cuda (TensorFlow's CPU) in Node": tensorflow instanceof Error ? tensorflow : (part) => curve(tensorflow, part),
   "cpu in Chromium": launch instanceof Error ? launch : inPage("cpu"),
   "webgpu in Chromium": launch instanceof Error ? launch : inPage("webgpu"),
 }

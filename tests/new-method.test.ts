@@ -22,7 +22,7 @@ function make(name: string): { status: number | null; stdout: string; stderr: st
   return spawnSync(process.execPath, ["--import", "tsx", program, name, scratch], { cwd: root, encoding: "utf8" })
 }
 
-it("makes a package that passes the kit at once", { timeout: 120_000 }, () => {
+it("makes a package that passes the kit at once", { timeout: 240_000 }, () => {
   const made = make("my-method")
   expect(made.status, made.stderr).toBe(0)
   expect(made.stdout).toContain("npx vitest run --project my-method")

@@ -5,27 +5,36 @@ import { describe, expect, it } from "vitest"
 import { backends } from "./backends.ts"
 import {
   counts,
+  type Existing,
+  formatTable,
   type Group,
   marked,
   missing,
+  packageOf,
   parseName,
   staleness,
+  summary,
   summaryTable,
   supportPage,
 } from "./conformance-result.ts"
+import { weights } from "./formats.ts"
 import { methodPackages } from "./method-packages.ts"
 
 const read = (...path: readonly string[]): string => {
   const file = join(import.meta.dirname, "..", ...path)
   return existsSync(file) ? readFileSync(file, "utf8") : ""
 }
-const names = Object.keys(backends)
+const existing: Existing = {
+  methods: methodPackages(),
+  backends: Object.keys(backends),
+  formats: Object.keys(weights),
+}
 
 describe("the committed tables (npm run test:conformance, then npm run support)", () => {
-  it("README.md", () => expect(staleness(marked(read("README.md")) ?? "", methodPackages(), names)).toEqual([]))
+  it("README.md", () => expect(staleness(marked(read("README.md")) ?? "", existing)).toEqual([]))
   it("docs/support.md", () => {
     const [summary = ""] = read("docs", "support.md").split("\n## ", 1)
-    expect(staleness(summary, methodPackages(), names)).toEqual([])
+    expect(staleness(summary, existing)).toEqual([])
   })
 })
 
@@ -39,6 +48,18 @@ const groups: readonly Group[] = [
   { package: "lora", ...parseName("adapter lora, DoRA on cpu"), place: "Node", checks: { learns: "passed" } },
   { package: "lora", ...parseName("adapter lora on webgpu: no: adapter"), place: "Chromium", checks: { x: "skipped" } },
   { package: "conformance", ...parseName("backend fake"), place: "Node", checks: { "op add": "failed" } },
+]
+
+const on = (format: string): string => `on weights in ${format} it computes and learns as on the same values in f32`
+const over: readonly Group[] = [
+  {
+    ...{ package: "lora", ...parseName("adapter lora on cpu"), place: "Node" },
+    checks: { [on("a format of their own")]: "passed", [on("bf16")]: "passed", [on("nf4")]: "passed" },
+  },
+  {
+    ...{ package: "lora", ...parseName("adapter lora on webgpu"), place: "Node" },
+    checks: { [on("nf4")]: "passed", [on("int8")]: "failed" },
+  },
 ]
 
 describe("tables of a run", () => {
@@ -69,12 +90,24 @@ describe("tables of a run", () => {
       ].join("\n"),
     )
   })
+  it("methods over formats", () => {
+    expect(formatTable([...groups, ...over])).toBe(
+      ["| method | bf16 | nf4 | int8 |", "| --- | --- | --- | --- |", "| lora | ✓ 1 | ✓ 2 | ✗ 1 of 1 |"].join("\n"),
+    )
+  })
+  it("the package of a test, or the name of what lies elsewhere", () => {
+    expect(packageOf("packages/lora/test/conformance.test.ts")).toBe("lora")
+    expect(packageOf("tests/third-party-adapter-conformance.test.ts")).toBe("third-party-adapter")
+  })
   it("the page has a row for a family of checks", () =>
     expect(supportPage(groups)).toContain("| operations, value and gradient | ✓ 2 |  |"))
   it("a table that names others than there are is stale", () => {
-    expect(staleness(summaryTable(groups), ["lora", "mora"], ["cpu"])).toEqual([
+    const other = { methods: ["lora", "mora"], backends: ["cpu"], formats: ["nf4", "fp4"] }
+    expect(staleness(summary([...groups, ...over]), other)).toEqual([
       "methods: mora exists and is not listed",
       "backends: webgpu is listed and does not exist",
+      "formats: fp4 exists and is not listed",
+      "formats: int8 is listed and does not exist",
     ])
   })
 })

@@ -1,6 +1,8 @@
 /** What the page and its worker say to each other. Only plain data, so that all of it can be sent. */
 
 export type Device = "auto" | "webgpu" | "cpu"
+/** How the base's linear layers are kept: as the files have them, or packed while they are read. */
+export type Stored = "as-stored" | "nf4" | "nf4-double" | "int8"
 
 export interface TrainSettings {
   readonly steps: number
@@ -18,6 +20,7 @@ export type Command =
   | {
       readonly do: "open"
       readonly device: Device
+      readonly stored: Stored
       readonly page: string
       readonly files?: readonly File[] | undefined
     }
@@ -36,6 +39,7 @@ export type Report =
   | { readonly is: "busy"; readonly text: string }
   | {
       readonly is: "open"
+      /** What it is and how large, in words. */
       readonly model: string
       /** What computes, in words. */
       readonly device: string

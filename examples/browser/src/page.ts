@@ -2,10 +2,11 @@
 import { type Chart, lossChart } from "./chart.ts"
 import { download } from "./download.ts"
 import { explain } from "./explain.ts"
-import type { Command, Device, Report, TrainSettings } from "./messages.ts"
+import type { Command, Device, Report, Stored, TrainSettings } from "./messages.ts"
 
 const at = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T
 const input = (id: string): HTMLInputElement => at<HTMLInputElement>(id)
+const choice = (id: string): HTMLSelectElement => at<HTMLSelectElement>(id)
 const button = (id: string): HTMLButtonElement => at<HTMLButtonElement>(id)
 
 type State = "opening" | "ready" | "training" | "stopping" | "working" | "broken"
@@ -33,8 +34,10 @@ function open(): void {
   at("note").hidden = true
   show({ base: "–", adapted: "Train one first." })
   const { files } = input("folder")
-  const device = at<HTMLSelectElement>("device").value as Device
-  tell({ do: "open", device, page: document.baseURI, files: files?.length ? [...files] : undefined }, "opening")
+  const device = choice("device").value as Device
+  const stored = choice("weights").value as Stored
+  const own = files?.length ? [...files] : undefined
+  tell({ do: "open", device, stored, page: document.baseURI, files: own }, "opening")
 }
 
 function tell(command: Command, next: State): void {
@@ -159,8 +162,10 @@ input("load").addEventListener("change", () => {
   const { files } = input("load")
   if (files?.length) tell({ do: "load", files: [...files] }, "working")
 })
-for (const id of ["device", "folder"]) at(id).addEventListener("change", open)
+for (const id of ["device", "weights", "folder"]) at(id).addEventListener("change", open)
 
-// A link may say which: page.html?device=cpu
-at<HTMLSelectElement>("device").value = new URLSearchParams(location.search).get("device") ?? "auto"
+// A link may say which: page.html?device=cpu&weights=nf4
+for (const [id, usual] of Object.entries({ device: "auto", weights: "as-stored" })) {
+  choice(id).value = new URLSearchParams(location.search).get(id) ?? usual
+}
 open()

@@ -15,7 +15,7 @@ import {
   saveAdapter,
 } from "@peftjs/core"
 import { lora } from "@peftjs/lora"
-import { generateText, loadCausalLM } from "@peftjs/models"
+import { generateText, type LoadOptions, loadCausalLM } from "@peftjs/models"
 import { type FileSource, memoryFiles } from "@peftjs/safetensors"
 import { jsonl, latestStep, type StepMetrics, type TrainResult, train } from "@peftjs/train"
 import type { Speaker, TrainSettings } from "./messages.ts"
@@ -38,9 +38,13 @@ export interface TrainingOptions {
   readonly onStep: (metrics: StepMetrics) => void
 }
 
-/** `makeBackend` is called again when the device fails. */
-export async function openSession(files: FileSource, makeBackend: () => Promise<Backend>): Promise<Session> {
-  const open = async (): Promise<Model> => loadCausalLM(files, { backend: await makeBackend() })
+/** `makeBackend` is called again when the device fails, and the model loaded again as `loading` says. */
+export async function openSession(
+  files: FileSource,
+  makeBackend: () => Promise<Backend>,
+  loading: Pick<LoadOptions, "weights" | "formats"> = {},
+): Promise<Session> {
+  const open = async (): Promise<Model> => loadCausalLM(files, { ...loading, backend: await makeBackend() })
   let base = await open()
   let adapted: Model | undefined
   let lost = false

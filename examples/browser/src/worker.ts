@@ -1,8 +1,10 @@
 /** The worker: does the page's commands one after the other and reports. Knows nothing of how it looks. */
+import type { Backend } from "@peftjs/core"
 import { type Chosen, chooseBackend } from "./backend.ts"
 import { bundledFiles, chosenFiles } from "./files.ts"
 import type { Command, Report } from "./messages.ts"
 import { openSession, type Session } from "./session.ts"
+import { formatOf, knownFormats, sizeOf } from "./weights.ts"
 
 const say = (report: Report): void => postMessage(report)
 
@@ -55,20 +57,23 @@ async function obey(command: Exclude<Command, { do: "stop" }>): Promise<void> {
   }
 }
 
-async function open({ device, files, page }: Extract<Command, { do: "open" }>): Promise<Session> {
+async function open({ device, stored, files, page }: Extract<Command, { do: "open" }>): Promise<Session> {
   bundle = bundledFiles(page)
   say({ is: "busy", text: "Reading the model …" })
   let chosen: Chosen | undefined
-  const opened = await openSession(files ? chosenFiles(files) : await bundle.model(), async () => {
+  const makeBackend = async (): Promise<Backend> => {
     chosen?.close()
     chosen = await chooseBackend(device)
     return chosen.backend
-  })
-  const { config, params } = opened.base
-  const count = [...params.values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
-  const size = `${(count / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} million parameters`
+  }
+  const weights = formatOf(stored)
+  const loading = { formats: knownFormats, ...(weights ? { weights } : {}) }
+  const opened = await openSession(files ? chosenFiles(files) : await bundle.model(), makeBackend, loading)
+  const { bytes, parameters } = sizeOf(opened.base)
+  const millions = (n: number): string => (n / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })
+  const model = `${String(opened.base.config.model_type)}, ${millions(parameters)} million parameters in ${millions(bytes)} MB`
   const { device: name, note } = chosen as Chosen
-  say({ is: "open", model: `${String(config.model_type)}, ${size}`, device: name, ...(note ? { note } : {}) })
+  say({ is: "open", model, device: name, ...(note ? { note } : {}) })
   return opened
 }
 

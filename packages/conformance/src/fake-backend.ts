@@ -1,6 +1,6 @@
 /**
  * A backend with nothing but what the contract asks for: handles that cannot be looked into or written, required kernels only,
- * f32, i32 and u32 only, small buffers. What runs on it runs on any backend; it is also the shortest example of one.
+ * f32, i32, u32 and bytes only, small buffers. What runs on it runs on any backend; it is also the shortest example of one.
  */
 import type { Backend, DeviceBuffer, DType, TypedArray } from "@peftjs/core"
 import { bytesPerElement, invariant, PeftError, randomWords, sizeOf } from "@peftjs/core"
@@ -13,6 +13,8 @@ export interface FakeBackendOptions {
   readonly deferred?: boolean
   /** Whether the device can go away. */
   readonly losable?: boolean
+  /** Whether it holds u8, which packed weights need; true unless told otherwise. */
+  readonly bytes?: boolean
 }
 
 export interface FakeBackend extends Backend {
@@ -24,14 +26,13 @@ export interface FakeBackend extends Backend {
   lose(): void
 }
 
-const dtypes: readonly DType[] = ["f32", "i32", "u32"]
-
 /**
  * Makes the fake backend. Its kernels throw E_UNSUPPORTED (element type), E_BUFFER_SIZE (larger than `maxBufferBytes`), E_FREED (used
  * or freed again after `free`), E_DEVICE (a handle it never made), E_DEVICE_LOST, E_INTERNAL (operands that do not have the sizes announced).
  */
 export function fakeBackend(options: FakeBackendOptions = {}): FakeBackend {
-  const { maxBufferBytes = 16 * 1024, deferred = false, losable = false } = options
+  const { maxBufferBytes = 16 * 1024, deferred = false, losable = false, bytes: u8 = true } = options
+  const dtypes: readonly DType[] = u8 ? ["f32", "i32", "u32", "u8"] : ["f32", "i32", "u32"]
   const memory = new Map<DeviceBuffer, () => TypedArray>()
   const freed = new WeakSet<DeviceBuffer>()
   const queue: (() => TypedArray)[] = []

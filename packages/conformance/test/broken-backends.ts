@@ -10,13 +10,14 @@ import {
   testBackend,
 } from "../src/index.ts"
 import { truncated, withBf16 } from "./bf16-on-fake.ts"
+import { brokenPacked } from "./broken-packed.ts"
 import type { BrokenThing, BrokenThings } from "./broken-thing.ts"
 import { collect } from "./collect.ts"
 import { withUpdates } from "./updates-on-fake.ts"
 
 type Replaced = Partial<Omit<Backend, "kernels">> & { kernels?: Partial<Backend["kernels"]> }
 
-interface Change extends Omit<BrokenThing, "checks"> {
+export interface Change extends Omit<BrokenThing, "checks"> {
   /** What it does instead of the sound backend. */
   readonly change: (sound: FakeBackend) => Replaced
   /** How the sound backend is made. */
@@ -126,6 +127,7 @@ const changes: Readonly<Record<string, Change>> = {
   "a manifest that does not declare what is there": {
     check: "u8 works if declared and is refused if not",
     message: /^upload of u8: expected E_UNSUPPORTED, but nothing was thrown/,
+    options: { bytes: false },
     change: ({ upload }) => ({ upload: (data, dtype) => upload(data, dtype === "u8" ? "u32" : dtype) }),
   },
   "a limit that is declared and not kept": {
@@ -367,6 +369,7 @@ const changes: Readonly<Record<string, Change>> = {
     kit: { live: (backend) => backend.live() },
     change: () => ({ free() {} }),
   },
+  ...brokenPacked,
 }
 
 /** Each with the kit's checks on it. */

@@ -1,12 +1,13 @@
-/** The kit on the fake backend: eager, with a command queue and a device that can be lost, and with numbers of 16 bits. */
+/** The kit on the fake backend: eager, with a command queue and without bytes on a device that can be lost, with numbers of 16 bits, and with packed kernels. */
 import { describe, it } from "vitest"
 import { type FakeBackend, fakeBackend, testBackend } from "../src/index.ts"
 import { nearest, withBf16 } from "./bf16-on-fake.ts"
+import { withPacked } from "./packed-on-fake.ts"
 
 const live = (backend: FakeBackend): number => backend.live()
 
 testBackend(fakeBackend, { name: "fake", live, describe, it })
-testBackend((options) => fakeBackend({ ...options, deferred: true, losable: true }), {
+testBackend((options) => fakeBackend({ ...options, deferred: true, losable: true, bytes: false }), {
   name: "fake, deferred",
   live,
   lose: (backend) => backend.lose(),
@@ -19,3 +20,4 @@ testBackend(({ maxBufferBytes = 2 ** 14 }) => withBf16(fakeBackend({ maxBufferBy
   describe,
   it,
 })
+testBackend((options) => withPacked(fakeBackend(options)), { name: "fake, with packed kernels", live, describe, it })

@@ -1,12 +1,13 @@
-/** The adapter kit on LoRA. */
+/** The adapter kit on LoRA; LoRA and DoRA over every weight format too. */
 import { testAdapter } from "@peftjs/conformance"
 import { backends, required } from "@peftjs/tests/backends"
+import { weights } from "@peftjs/tests/formats"
 import { describe, it } from "vitest"
 import { lora } from "../src/index.ts"
 
 const runner = { describe, it, backends, required }
 const names = ["lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B"]
-testAdapter(lora({ r: 4 }), { ...runner, savedAs: names })
+testAdapter(lora({ r: 4 }), { ...runner, weights, savedAs: names })
 testAdapter(lora({ r: 3, alpha: 5, dropout: 0.2, rslora: true, init: "gaussian" }), {
   ...runner,
   name: "lora, all options",
@@ -19,6 +20,7 @@ testAdapter(lora({ init: false, rankPattern: { up_proj: 2 }, alphaPattern: { "la
 testAdapter(lora({ r: 3, alpha: 6, dora: true }), {
   ...runner,
   name: "lora, DoRA",
+  weights,
   detaches: ["A", "B"],
   savedAs: [...names, "lora_magnitude_vector"],
 })

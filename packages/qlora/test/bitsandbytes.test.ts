@@ -83,6 +83,12 @@ describe.each(Object.keys(expected.tensors))("%s", (name) => {
       const nested = f32(tensors, `${variant}.nested_absmax`)
       const far = largest(stored.get("weight.nested_absmax") as Float32Array, nested)
       expect(far).toBeLessThanOrEqual(1e-6 * Math.max(maxAbs(nested), 1e-38))
+      const absmax = f32(tensors, `${variant}.absmax_dequantised`)
+      const ownNested = stored.get("weight.nested_absmax") as Float32Array
+      const scales = Array.from(stored.get("weight.absmax") as Uint8Array, (code, i) =>
+        Math.fround((dynamicBook.values[code] as number) * (ownNested[i >> 8] as number) + ours.nested_offset),
+      )
+      expect(largest(scales, absmax)).toBeLessThanOrEqual(1e-6 * maxAbs(absmax))
     } else expect(state).toBe(one.quant_state_json)
     const keys = [...tensors.keys()].filter((key) => key.startsWith(`${variant}.`))
     const maps = double === "dq" ? ["weight.quant_map", "weight.nested_quant_map"] : ["weight.quant_map"]
@@ -97,12 +103,15 @@ describe.each(Object.keys(expected.tensors))("%s", (name) => {
     const scale = Math.max(maxAbs(values), 1e-30)
     const known = tensors.get(`${variant}.dequantised`)
     if (known) expect(largest(values, f32(tensors, `${variant}.dequantised`)) / scale).toBeLessThanOrEqual(1e-6)
-    const { first, last, max_abs, abs_sum } = one.dequantised
+    const { first, last, max_abs, abs_sum, sum, l2 } = one.dequantised
     expect(Math.abs((values[0] as number) - first) / scale).toBeLessThanOrEqual(1e-6)
     expect(Math.abs((values.at(-1) as number) - last) / scale).toBeLessThanOrEqual(1e-6)
     expect(Math.abs(maxAbs(values) - max_abs) / scale).toBeLessThanOrEqual(1e-6)
     const total = values.reduce((sum, x) => sum + Math.abs(x), 0)
     expect(Math.abs(total - abs_sum) / Math.max(abs_sum, 1e-30)).toBeLessThanOrEqual(1e-6)
+    const [signed, squares] = [values.reduce((n, x) => n + x, 0), values.reduce((n, x) => n + x * x, 0)]
+    expect(Math.abs(signed - sum) / Math.max(abs_sum, 1e-30)).toBeLessThanOrEqual(1e-6)
+    expect(Math.abs(Math.sqrt(squares) - l2) / Math.max(l2, 1e-30)).toBeLessThanOrEqual(1e-6)
     weight.free()
   })
 })

@@ -7,8 +7,10 @@ import {
   type LazyTensorInput,
   memoryFiles,
   parseSafetensors,
+  readText,
   type TensorInput,
   writeSafetensors,
+  writeText,
 } from "@peftjs/safetensors"
 import { nodeFiles } from "@peftjs/safetensors/node"
 import { describe, expect, it } from "vitest"
@@ -114,6 +116,49 @@ async function load(
 describe("a folder is refused where", () => {
   it.each(cases)("%s", async (_, change, message) => {
     await expect(load(change)).rejects.toThrow(message)
+  })
+
+  it("config.json speaks of another format than its weights are in", async () => {
+    const backend = await cpu()
+    const said = JSON.parse(new TextDecoder().decode(config))
+    const folder = (quantisation: object | undefined, bytes: Uint8Array = weights): ReturnType<typeof memoryFiles> => {
+      const values = { ...said, quantization_config: quantisation }
+      return memoryFiles([
+        ["config.json", new TextEncoder().encode(JSON.stringify(values))],
+        ["model.safetensors", bytes],
+      ])
+    }
+    const formats = [nf4(), fp4(), int8()]
+    const own = said.quantization_config
+    const attempts = [
+      [folder(undefined), /is stored as nf4; config\.json says that nothing is quantised.*E_WEIGHTS/],
+      [folder({ ...own, bnb_4bit_quant_type: "fp4" }), /is stored as nf4; config\.json says fp4.*E_WEIGHTS/],
+      [
+        folder({ quant_method: "bitsandbytes", load_in_8bit: true }),
+        /stored as nf4; config\.json says int8.*E_WEIGHTS/,
+      ],
+      [folder({ ...own, bnb_4bit_quant_type: "nf3" }), /bitsandbytes's \(nf3\).*E_CONFIG/],
+    ] as const
+    for (const [files, message] of attempts)
+      await expect(loadCausalLM(files, { backend, formats })).rejects.toThrow(message)
+    const dense = memoryFiles()
+    await saveModel(await loadCausalLM(nodeFiles(commonFixture("models/llama")), { backend }), dense)
+    const live = engineOf(backend).liveBuffers
+    const claimed = JSON.parse(await readText(dense, "config.json"))
+    await writeText(dense, "config.json", JSON.stringify({ ...claimed, quantization_config: own }))
+    await expect(loadCausalLM(dense, { backend, formats })).rejects.toThrow(/says nf4, but no weight.*E_WEIGHTS/)
+    expect(engineOf(backend).liveBuffers).toBe(live)
+  })
+
+  it("a weight to quantise holds NaN, which is named", async () => {
+    const backend = await cpu()
+    const files = memoryFiles()
+    await saveModel(await loadCausalLM(nodeFiles(commonFixture("models/llama")), { backend }), files)
+    const tensors: Tensors = new Map(parseSafetensors(files.files.get("model.safetensors") as Uint8Array).tensors)
+    changed(`${q}.weight`, (x: Float32Array) => x.fill(Number.NaN, 9, 10))(tensors)
+    await writeSafetensors(files, "model.safetensors", tensors, { format: "pt" })
+    for (const weights of [nf4(), int8()])
+      await expect(loadCausalLM(files, { backend, weights })).rejects.toThrow(/q_proj\.weight in .*NaN.*E_NOT_FINITE/)
   })
 
   it("the file is cut", async () => {

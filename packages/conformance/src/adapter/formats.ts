@@ -63,7 +63,7 @@ const closed: WeightFormat = {
   },
 }
 
-const formats: Readonly<Record<string, WeightFormat>> = {
+const denseFormats: Readonly<Record<string, WeightFormat>> = {
   "a format of their own": closed,
   "f32 in parts of five rows": dense("f32", asIs, 5),
   bf16: dense("bf16", (values) => halves(values, 8)),
@@ -72,11 +72,13 @@ const formats: Readonly<Record<string, WeightFormat>> = {
 
 export function formatChecks(subject: Subject): void {
   const { it, base, method, options } = subject
-  for (const [name, format] of Object.entries({ ...formats, ...options.weights })) {
+  const given = options.weights ?? {}
+  for (const [name, format] of Object.entries({ ...denseFormats, ...given })) {
+    const element = name in given ? "u8" : format.name
     it(`on weights in ${name} it computes and learns as on the same values in f32, if the backend has them`, async () => {
       const { backend } = await base()
       const bare = await base(() => toyModelIn(backend, format)).catch((error: unknown) =>
-        refusal(error, format, backend),
+        refusal(error, element, backend),
       )
       if (!bare) return
       const matrices = await matricesOf(bare)
@@ -107,9 +109,9 @@ function perturbed({ adapted }: Subject, model: Model, at?: readonly string[]): 
   return view
 }
 
-/** A backend may lack an element type if it says so. */
-function refusal(error: unknown, { name }: WeightFormat, { supports }: Backend): undefined {
-  const declared = (supports.dtypes as readonly string[]).includes(name)
+/** A backend may lack an element type if it says so; what is not a dense format is made of bytes. */
+function refusal(error: unknown, element: string, { supports }: Backend): undefined {
+  const declared = (supports.dtypes as readonly string[]).includes(element)
   if (!isPeftError(error) || error.code !== "E_UNSUPPORTED" || declared) throw error
 }
 

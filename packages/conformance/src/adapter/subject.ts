@@ -18,7 +18,7 @@ export interface TestAdapterOptions extends Runner, RequiredBackends {
   readonly detaches?: readonly string[]
   /** What its tensors are called on disk behind the module path, all of them: ["lora_A.weight", "lora_B.weight"]. Not checked unless told. */
   readonly savedAs?: readonly string[]
-  /** Formats in which weights under it are stored, beside dense f32, bf16 and f16, by name. */
+  /** Formats in which weights under it are stored, beside dense f32, bf16 and f16, by name; only a backend without u8 may refuse them. */
   readonly weights?: Readonly<Record<string, WeightFormat>>
 }
 

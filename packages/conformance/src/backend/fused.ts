@@ -2,17 +2,17 @@
  * Every optional kernel a backend has: against arithmetic on the host, and, through core's operations, against its decomposition, which
  * is the same operation on the same backend with that kernel taken away.
  */
-import type { AdamWScalars, Backend, DType, FusedKernels, Tensor, TypedArray } from "@peftjs/core"
-import { engineOf, free, hold, packedWeight, scope, tensor, valueAndGradients } from "@peftjs/core"
-import { check, close, same } from "../assert.ts"
+import type { AdamWScalars, Backend, DType, FusedKernels, TypedArray } from "@peftjs/core"
+import { check, close } from "../assert.ts"
 import type { Runner } from "../runner.ts"
 import { numbers } from "./host.ts"
 import { attentionBackwardCases, attentionCases } from "./kernel-cases-attention.ts"
 import { casesOfRows, type RowKernel } from "./kernel-cases-fused.ts"
-import { hostPacked, packedMatmulCases, packedShapes, unpackCases } from "./kernel-cases-packed.ts"
+import { packedMatmulCases, unpackCases } from "./kernel-cases-packed.ts"
 import { checkKernels, type KernelCase } from "./kernel-check.ts"
 import { networkCases } from "./op-cases-nn.ts"
 import { type OpCase, runOp } from "./op-check.ts"
+import { comparePacked } from "./packed-weights.ts"
 import { toleranceOf } from "./tolerances.ts"
 
 const rows = (kernel: RowKernel) => (dtypes: readonly DType[]) => casesOfRows(kernel, dtypes)
@@ -44,52 +44,15 @@ export function fusedChecks(backendOf: () => Promise<Backend>, { it }: Runner): 
       if (!backend.kernels[kernel]) return
       const { [kernel]: _, ...rest } = backend.kernels
       const plain: Backend = { ...backend, kernels: rest }
+      if (kernel === "packedMatmul" || kernel === "unpack") await comparePacked(kernel, backend)
       for (const test of networkCases.filter((c) => c.fused?.includes(kernel))) await compare(backend, plain, test)
     })
   }
-  it("a packed weight computes alike with its fused kernels and without, in its size, if the backend has u8", async () => {
-    const backend = await backendOf()
-    if (!backend.supports.dtypes.includes("u8")) return
-    const { packedMatmul: _, unpack: __, ...rest } = backend.kernels
-    const plain: Backend = { ...backend, kernels: rest }
-    for (const shape of packedShapes.filter((s) => s.offset === 0 && s.skip === 0)) {
-      const [fused, decomposed] = [await packedResults(backend, shape), await packedResults(plain, shape)]
-      for (const [i, values] of decomposed.entries())
-        close(fused[i] as TypedArray, values, toleranceOf("matmul"), `packed [${shape.rows}, ${shape.columns}]: ${i}`)
-    }
-  })
-
   it("in-place adamw equals its formula, where there is one", async () => {
     const backend = await backendOf()
     if (!backend.kernels.adamw) return
     for (const n of [0, 1, 7, 65]) await checkAdamW(backend, n)
   })
-}
-
-/** Both products, the gradient, rows in order and rows by ids of a packed weight. */
-async function packedResults(backend: Backend, shape: (typeof packedShapes)[number]): Promise<readonly TypedArray[]> {
-  const { layout, codes, scales, nestedScales, minimums, values } = hostPacked(shape)
-  const { rows, columns } = shape
-  const size = [rows, columns] as const
-  const used = codes.subarray(0, Math.ceil((rows * columns * layout.bits) / 8))
-  const data = { codes: used, scales, ...(nestedScales ? { nestedScales } : {}), ...(minimums ? { minimums } : {}) }
-  const weight = packedWeight(backend, layout, size, data)
-  const engine = engineOf(backend)
-  const made = scope(engine, () => {
-    const x = hold(tensor(backend, numbers("x", 3 * columns), [3, columns]))
-    const dy = tensor(backend, numbers("dy", 3 * rows), [3, rows])
-    x.requiresGrad = true
-    const { value, gradients } = valueAndGradients(engine, () => weight.matmul(x).mul(dy).sum())
-    const ids = tensor(backend, Int32Array.of(rows - 1, 0, rows - 1), [3], "i32")
-    const rowsOf = weight.rows({ start: 0, end: rows })
-    return [x, value, gradients.get(x), weight.matmul(dy, { transpose: true }), rowsOf, weight.rows(ids)] as Tensor[]
-  })
-  const found = await Promise.all(made.map((t) => t.data()))
-  for (const t of made) free(t)
-  weight.free()
-  same(found[4] as TypedArray, values, `packed [${size}]: rows`)
-  close(found[2] as TypedArray, found[3] as TypedArray, toleranceOf("matmul"), `packed [${size}]: gradient`)
-  return found
 }
 
 async function compare(backend: Backend, plain: Backend, test: OpCase): Promise<void> {

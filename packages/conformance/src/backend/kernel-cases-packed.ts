@@ -2,9 +2,10 @@
 import type { Backend, PackedLayout, PackedOperand } from "@peftjs/core"
 import { bytesTable } from "@peftjs/core"
 import { numbers } from "./host.ts"
+import { type HostPart, packedValues } from "./host-packed.ts"
 import type { KernelCase } from "./kernel-check.ts"
 
-interface Shape {
+export interface PackedShape {
   readonly bits: 4 | 8
   readonly rows: number
   readonly columns: number
@@ -18,25 +19,25 @@ interface Shape {
 }
 
 const whole = { offset: 0, skip: 0 }
-export const packedShapes: readonly Shape[] = [
+/** Of both widths, aligned and not, nested and not, with minimums and without; a square one, and one of more rows than a tile of 64. */
+const shapes: readonly PackedShape[] = [
   { ...whole, bits: 4, rows: 1, columns: 2, blockSize: 2 },
   { ...whole, bits: 4, rows: 5, columns: 64, blockSize: 32 },
   { ...whole, bits: 4, rows: 9, columns: 7, blockSize: 16 },
   { bits: 4, rows: 6, columns: 33, blockSize: 16, offset: 5, skip: 3, nestedBlock: 4 },
   { bits: 4, rows: 33, columns: 40, blockSize: 64, offset: 6, skip: 1, nestedBlock: 8, dtype: "bf16" },
   { bits: 4, rows: 3, columns: 64, blockSize: 32, offset: 3, skip: 0, minimums: true, dtype: "f16" },
+  { ...whole, bits: 4, rows: 5, columns: 64, blockSize: 32, minimums: true },
+  { bits: 4, rows: 7, columns: 7, blockSize: 8, offset: 3, skip: 2, nestedBlock: 4, minimums: true },
+  { bits: 4, rows: 66, columns: 36, blockSize: 64, offset: 32, skip: 3, nestedBlock: 16 },
   { ...whole, bits: 8, rows: 7, columns: 9, blockSize: 9 },
+  { ...whole, bits: 8, rows: 6, columns: 64, blockSize: 32 },
   { bits: 8, rows: 4, columns: 10, blockSize: 7, offset: 3, skip: 2, nestedBlock: 4 },
+  { bits: 8, rows: 5, columns: 12, blockSize: 8, offset: 4, skip: 0, minimums: true },
 ]
 
-/** A matrix of a shape: its contents on the host, and its values by the layout's words. */
-export interface HostPacked {
-  readonly layout: PackedLayout
-  readonly shape: Shape
-  readonly codes: Uint8Array
-  readonly scales: Float32Array | Uint8Array
-  readonly nestedScales?: Float32Array
-  readonly minimums?: Float32Array
+/** A matrix of a shape on the host, and its values. */
+export interface HostPacked extends HostPart {
   readonly values: Float32Array
 }
 
@@ -45,10 +46,9 @@ const multiples = (name: string, n: number, parts: number, low = -1, high = 1): 
   numbers(name, n, low, high).map((x) => Math.round(x * parts) / parts)
 const bytes = (name: string, n: number): Uint8Array => Uint8Array.from(numbers(name, n, 0, 256))
 
-export function hostPacked(shape: Shape): HostPacked {
+export function hostPacked(shape: PackedShape): HostPacked {
   const { bits, rows, columns, blockSize, offset, skip, nestedBlock, dtype = "f32" } = shape
-  const elements = rows * columns
-  const blocks = Math.ceil((offset + elements) / blockSize)
+  const blocks = Math.ceil((offset + rows * columns) / blockSize)
   const nested = nestedBlock && {
     codeBook: multiples("nested book", 256, 8),
     blockSize: nestedBlock,
@@ -62,35 +62,15 @@ export function hostPacked(shape: Shape): HostPacked {
     dtype,
     ...(nested ? { nested } : {}),
   }
-  const codes = bytes("codes", (blocks * blockSize * bits) / 8)
   const nestedBlocks = nestedBlock ? Math.ceil((skip + blocks) / nestedBlock) : 0
-  const scales = nestedBlock
-    ? bytes("scales", nestedBlocks * nestedBlock)
-    : multiples("scales", skip + blocks, 8, 0.5, 1.5)
-  const nestedScales = nestedBlock ? multiples("nested scales", nestedBlocks, 4, 0.5, 1.5) : undefined
-  const minimums = shape.minimums ? multiples("minimums", blocks, 64) : undefined
-  const scaleAt = (block: number): number => {
-    const at = skip + block
-    if (!nested || !nestedScales) return scales[at] as number
-    const outer = nestedScales[Math.floor(at / nested.blockSize)] as number
-    return (nested.codeBook[scales[at] as number] as number) * outer + nested.offset
+  const part: HostPart = {
+    ...{ layout, offset, skip },
+    codes: bytes("codes", (blocks * blockSize * bits) / 8),
+    scales: nestedBlock ? bytes("scales", nestedBlocks * nestedBlock) : multiples("scales", skip + blocks, 8, 0.5, 1.5),
+    ...(nestedBlock ? { nestedScales: multiples("nested scales", nestedBlocks, 4, 0.5, 1.5) } : {}),
+    ...(shape.minimums ? { minimums: multiples("minimums", blocks, 64) } : {}),
   }
-  const values = Float32Array.from({ length: elements }, (_, i) => {
-    const at = offset + i
-    const block = Math.floor(at / blockSize)
-    const byte = codes[bits === 8 ? at : at >> 1] as number
-    const code = bits === 8 ? byte : at % 2 === 0 ? byte >> 4 : byte & 15
-    return (layout.codeBook[code] as number) * scaleAt(block) + (minimums?.[block] ?? 0)
-  })
-  return {
-    layout,
-    shape,
-    codes,
-    scales,
-    values,
-    ...(nestedScales ? { nestedScales } : {}),
-    ...(minimums ? { minimums } : {}),
-  }
+  return { ...part, values: packedValues(part, rows * columns) }
 }
 
 type Run = (kernels: Required<Backend["kernels"]>, w: PackedOperand, x: never) => ReturnType<KernelCase["run"]>
@@ -101,7 +81,7 @@ function packedCase(
   x: readonly Float32Array[],
   run: Run,
 ): Omit<KernelCase, "expected"> {
-  const { layout, shape, codes, scales, nestedScales, minimums } = packed
+  const { layout, offset, skip, codes, scales, nestedScales, minimums } = packed
   const table = bytesTable(layout)
   const optional = [nestedScales, layout.nested?.codeBook, minimums]
   const inputs = [codes, table, scales, ...optional.filter((data) => data !== undefined), ...x].map((data) => ({
@@ -117,7 +97,7 @@ function packedCase(
       const [low] = minimums ? rest.splice(0, 1) : []
       const [c, b, s] = buffers as [never, never, never]
       const w: PackedOperand = {
-        ...{ layout, offset: shape.offset, skip: shape.skip, codes: c, book: b, scales: s },
+        ...{ layout, offset, skip, codes: c, book: b, scales: s },
         ...(nested && book ? { nested: { scales: nested, book } } : {}),
         ...(low ? { minimums: low } : {}),
       }
@@ -126,10 +106,10 @@ function packedCase(
   }
 }
 
-const nameOf = ({ bits, rows, columns, blockSize, nestedBlock, minimums, dtype }: Shape): string =>
+const nameOf = ({ bits, rows, columns, blockSize, nestedBlock, minimums, dtype }: PackedShape): string =>
   `[${rows}, ${columns}] of ${bits} bits in blocks of ${blockSize}${nestedBlock ? ", nested" : ""}${minimums ? ", with minimums" : ""}${dtype ? `, ${dtype}` : ""}`
 
-export const unpackCases: readonly KernelCase[] = packedShapes.flatMap((shape) => {
+export const unpackCases: readonly KernelCase[] = shapes.flatMap((shape) => {
   const packed = hostPacked(shape)
   const { rows, columns } = shape
   const ranges = [
@@ -147,10 +127,10 @@ export const unpackCases: readonly KernelCase[] = packedShapes.flatMap((shape) =
   )
 })
 
-export const packedMatmulCases: readonly KernelCase[] = packedShapes.flatMap((shape) => {
+export const packedMatmulCases: readonly KernelCase[] = shapes.flatMap((shape) => {
   const packed = hostPacked(shape)
   const { rows, columns } = shape
-  return [0, 1, 3, 37].flatMap((m) =>
+  return [0, 1, 3, 37, ...(columns < 32 ? [65] : [])].flatMap((m) =>
     [false, true].map((transpose): KernelCase => {
       const [k, n] = transpose ? [rows, columns] : [columns, rows]
       const x = numbers("x", m * k)

@@ -105,7 +105,7 @@ async function widens(backend: Backend, dtype: DType): Promise<void> {
   const half = dtype === "f16" || dtype === "bf16"
   const data = half
     ? Uint16Array.from(roundings, ([, bf16, f16]) => (dtype === "bf16" ? bf16 : f16))
-    : hostArray(dtype, 5).map((_: number, i: number) => i * 3)
+    : hostArray(dtype, 5).map((_: number, i: number) => i * 63)
   const expected = half ? Float64Array.from(data, (pattern) => halfValue(pattern, dtype)) : data
   await checkKernel(backend, {
     label: `map of ${dtype} to f32`,

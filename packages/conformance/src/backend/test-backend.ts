@@ -11,6 +11,7 @@ import { manifestChecks } from "./manifest.ts"
 import { opCases } from "./op-cases.ts"
 import { networkCases } from "./op-cases-nn.ts"
 import { checkOp } from "./op-check.ts"
+import { packedWeightChecks } from "./packed-weights.ts"
 import { scalarFunctionChecks } from "./scalar-functions.ts"
 
 export interface TestBackendOptions<B extends Backend> extends Runner, RequiredBackends {
@@ -53,6 +54,7 @@ function declare<B extends Backend>(
   kernelChecks(backendOf, options)
   for (const test of [...opCases, ...networkCases]) it(`op ${test.name}`, async () => checkOp(await backendOf(), test))
   fusedChecks(backendOf, options)
+  packedWeightChecks(backendOf, options)
   largeChecks(backendOf, options)
   it("the backend itself holds nothing after all that", async () => {
     const live = options.live?.(await backendOf()) ?? 0
