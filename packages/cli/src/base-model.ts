@@ -5,8 +5,8 @@ import { type Backend, type Model, PeftError } from "@peftjs/core"
 import { loadCausalLM, loadTokenizer } from "@peftjs/models"
 import { initCausalLM } from "@peftjs/models/node"
 import type { FileSource } from "@peftjs/safetensors"
-import { nodeFiles } from "@peftjs/safetensors/node"
 import { locate } from "./hub/locate.ts"
+import { modelFiles } from "./model-files.ts"
 import { baseLoading, type TrainFlags } from "./train-options.ts"
 import { type loadingAs, storedFormats } from "./weights.ts"
 
@@ -51,7 +51,7 @@ export interface BaseOptions {
 export async function baseModel(source: BaseSource, options: BaseOptions): Promise<Model> {
   const { folder, name, initConfig, loading } = source
   const { backend, seed, through = (files) => files } = options
-  const files = through(nodeFiles(folder))
+  const files = through(modelFiles(folder))
   if (initConfig === undefined) return loadCausalLM(files, { backend, name, ...loading, formats: storedFormats })
   const tokenizer = existsSync(join(folder, "tokenizer.json")) ? { tokenizer: await loadTokenizer(files) } : {}
   return initCausalLM(initConfig, { backend, seed, name, ...tokenizer })

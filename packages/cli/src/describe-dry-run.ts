@@ -1,6 +1,7 @@
 /** A dry run for people: layers that differ by their number alone on one line, columns that line up. */
 import pc from "picocolors"
 import type { DryRun } from "./dry-run.ts"
+import { estimateParts } from "./memory/estimate.ts"
 
 export function describeDryRun(run: DryRun): string {
   const { method, trainable, total, trainable_percent, sites, whole, unmatched } = run
@@ -13,7 +14,7 @@ export function describeDryRun(run: DryRun): string {
       : ["", pc.red("targets that select nothing; training is refused until they are gone")]),
     ...unmatched.map(({ target, hint }) => `  ${target}: ${hint}`),
     ...restarts(run),
-    ...memory(run),
+    ...(run.memory_mb ? ["", ...describeMemory(run)] : []),
   ].join("\n")
 }
 
@@ -90,24 +91,15 @@ function restarts({ restart }: DryRun): string[] {
   return ["", `${first}${times}, one every ${count(every)} steps (warm-up ${warmup}, averages: ${optimizer_reset})`]
 }
 
-const parts = {
-  process: "Node and the kernels",
-  weights: "of the base, as they are stored",
-  trainable: "what is trained",
-  optimizer: "its averages",
-  merged: "the layers that restarts merge into, in f32",
-  activations: "of the layers, kept for the backward pass or worked on, with gradients",
-  logits: "and the loss, where that moment needs more",
-} as const
-
-function memory({ memory_mb, batch }: DryRun): string[] {
+/** The estimate alone, a line for each of its parts; nothing where no layer is selected. */
+export function describeMemory({ memory_mb, batch }: Pick<DryRun, "memory_mb" | "batch">): string[] {
   if (!memory_mb || !batch) return []
-  const lines = Object.entries(parts).flatMap(([part, what]) => {
-    const mb = memory_mb[part as keyof typeof parts]
+  const lines = Object.entries(estimateParts).flatMap(([part, what]) => {
+    const mb = memory_mb[part as keyof typeof estimateParts]
     if (mb === undefined) return []
     const size = count(Math.round(mb))
     return `  ${part.padEnd(12)}${size.padStart(8)} MB  ${pc.dim(what)}`
   })
   const rows = `${batch.rows} rows of ${batch.tokens} tokens`
-  return ["", `about ${pc.bold(`${count(Math.round(memory_mb.total))} MB`)} of memory for ${rows}`, ...lines]
+  return [`about ${pc.bold(`${count(Math.round(memory_mb.total))} MB`)} of memory for ${rows}`, ...lines]
 }

@@ -11,6 +11,7 @@ import { baseModel, baseSource, startingAdapter } from "./base-model.ts"
 import { estimateMemory, fullBatch, longestBatch, type MemoryEstimate, mebibytes } from "./memory/estimate.ts"
 import { headersOnly } from "./memory/headers-only.ts"
 import { shapeBackend } from "./memory/shape-backend.ts"
+import { withoutWeights } from "./memory/without-weights.ts"
 import { methodOf, type TrainFlags, trainingOptions } from "./train-options.ts"
 import { countParameters, makeTrainable } from "./trainable.ts"
 
@@ -46,9 +47,9 @@ export async function dryRun(flags: TrainFlags, warn: (text: string) => void): P
   const options = trainingOptions(flags)
   const data = flags.data === undefined ? undefined : await jsonlFile(flags.data)
   const real = await makeBackend(flags)
-  const taken = process.memoryUsage.rss()
   const backend = shapeBackend(real)
-  const base = await baseModel(await baseSource(flags, "model"), { backend, seed: flags.seed, through: headersOnly })
+  const { through, taken } = withoutWeights(headersOnly)
+  const base = await baseModel(await baseSource(flags, "model"), { backend, seed: flags.seed, through })
   const adapter = await startingAdapter(flags)
   const method = methodOf(flags)
   const { targetModules, unmatched } = method === "full" || flags.initAdapter ? asGiven(flags) : known(base, flags)
@@ -60,7 +61,7 @@ export async function dryRun(flags: TrainFlags, warn: (text: string) => void): P
   const made = { ...flags, ...adapter, method, ...(targetModules === undefined ? {} : { targetModules }) }
   let model: Model = base
   const { rows, tokens, ...parts } = await estimateMemory({
-    ...{ base, backend, options, process: taken },
+    ...{ base, backend, options, process: taken() },
     batch: data ? longestBatch(data, base.tokenizer, options) : fullBatch(options, base.config),
     async attach(observed) {
       model = await makeTrainable(observed, made, warn)

@@ -7,6 +7,7 @@ import { reportFailure } from "./failure.ts"
 /** A command's code is loaded when it is named, so that it begins without waiting for the others'. */
 const commands: Readonly<Record<string, () => Promise<(program: Command) => void>>> = {
   train: async () => (await import("./commands/train.ts")).addTrain,
+  estimate: async () => (await import("./commands/estimate.ts")).addEstimate,
   eval: async () => (await import("./commands/eval.ts")).addEval,
   logits: async () => (await import("./commands/logits.ts")).addLogits,
   generate: async () => (await import("./commands/generate.ts")).addGenerate,
@@ -16,6 +17,7 @@ const commands: Readonly<Record<string, () => Promise<(program: Command) => void
   spectrum: async () => (await import("./commands/spectrum.ts")).addSpectrum,
   inspect: async () => (await import("./commands/inspect.ts")).addInspect,
   bench: async () => (await import("./commands/bench.ts")).addBench,
+  setup: async () => (await import("./commands/setup.ts")).addSetup,
   doctor: async () => (await import("./commands/doctor.ts")).addDoctor,
 }
 

@@ -76,6 +76,7 @@ export function commonOptions(command: Command): Command {
         .choices(backendNames)
         .default("cpu"),
     )
+    .option("--device <name>", "of --backend cuda: gpu, gpu:1, or cpu, which is for tests; by default the first GPU")
     .addOption(
       bytes(
         "--max-buffer-bytes <n>",

@@ -16,9 +16,13 @@ export interface RestartFlags {
 export function restartOptions(command: Command): Command {
   return command
     .addOption(
-      whole("--restart-every <n>", "steps after which the adapter is merged and starts anew (ReLoRA, ReMoRA)", {
-        min: 1,
-      }),
+      whole(
+        "--restart-every <n>",
+        "steps after which the adapter is merged, into f32 layers, and starts anew (ReLoRA, ReMoRA)",
+        {
+          min: 1,
+        },
+      ),
     )
     .addOption(
       whole(

@@ -3,6 +3,7 @@ import { rm } from "node:fs/promises"
 import { bindModel, type Model, PeftError, trainables } from "@peftjs/core"
 import { saveAdapter } from "@peftjs/core/node"
 import { saveModel } from "@peftjs/models/node"
+import { modelFiles } from "./model-files.ts"
 import type { Output } from "./output.ts"
 import type { TrainFlags } from "./train-options.ts"
 
@@ -32,13 +33,13 @@ export function makeKeeper(
       )
     }
     await output.prepare()
-    if (isFull(model)) await saveModel(model, output.model, { copyFrom: folder })
+    if (isFull(model)) await saveModel(model, output.model, { copyFrom: modelFiles(folder) })
     else {
       const moved = model !== given
       // An adapter is worth nothing without the random weights, or those of its cycle, that it sits on.
       if ((moved || flags.initConfig !== undefined) && written !== model) {
         await rm(output.adapter, { recursive: true, force: true })
-        await saveModel(moved ? withoutAdapters(model) : base, output.model, { copyFrom: folder })
+        await saveModel(moved ? withoutAdapters(model) : base, output.model, { copyFrom: modelFiles(folder) })
         written = model
       }
       await saveAdapter(moved ? named(model, output.model) : model, output.adapter)

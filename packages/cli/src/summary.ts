@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises"
 import { type Restarts, restartsIn, type StepMetrics, type TrainResult } from "@peftjs/train"
 import pc from "picocolors"
+import { mebibytes } from "./memory/estimate.ts"
 import { peakRssMb } from "./process-memory.ts"
 import { duration } from "./progress.ts"
 import type { Sizes } from "./trainable.ts"
@@ -26,7 +27,9 @@ export interface Summary {
   readonly model?: string
   /** Merges into the base in the steps done, where there are restarts. */
   readonly restarts?: number
+  /** What the process needed at most, and what was estimated before it began; null where it could not be. */
   readonly peak_rss_mb: number
+  readonly estimated_mb: number | null
   /** What computed it. */
   readonly kernels: string
   readonly interrupted: boolean
@@ -43,10 +46,12 @@ export interface Finished {
   readonly metrics: string
   readonly saved: { readonly adapter?: string; readonly model?: string }
   readonly restart?: Restarts | undefined
+  /** Bytes. */
+  readonly estimated: number | undefined
 }
 
 export async function summarise(finished: Finished): Promise<Summary> {
-  const { result, from, seconds, sizes, kernels, metrics, saved, restart } = finished
+  const { result, from, seconds, sizes, kernels, metrics, saved, restart, estimated } = finished
   const text = await readFile(metrics, "utf8").catch(() => "")
   const steps = text
     .split("\n")
@@ -68,6 +73,7 @@ export async function summarise(finished: Finished): Promise<Summary> {
     ...saved,
     ...(restart ? { restarts: restartsIn(restart, result.steps) } : {}),
     peak_rss_mb: peakRssMb(),
+    estimated_mb: estimated === undefined ? null : mebibytes(estimated),
     kernels,
     interrupted: result.interrupted,
   }
@@ -84,13 +90,18 @@ export function describeSummary({
   adapter,
   model,
   restarts,
+  peak_rss_mb,
+  estimated_mb,
 }: Summary): string {
+  const mb = (value: number): string => `${Math.round(value).toLocaleString("en")} MB`
+  const expected = estimated_mb === null ? "" : `, estimated ${mb(estimated_mb)}`
   const figure = (name: string, value: number | null | undefined): string[] =>
     value == null ? [] : [`${name} ${pc.green(value.toFixed(4))}`]
   const losses = [...figure("last loss", loss), ...figure("mean", train_loss), ...figure("evaluated", eval_loss)]
   const after = restarts === undefined ? "" : `, ${restarts} restarts`
   return [
     `${steps} steps in ${duration(seconds)} (${Math.round(tokens_per_s)} tokens/s), ${losses.join(", ") || "no new step"}${after}`,
+    `memory:  at most ${mb(peak_rss_mb)}${expected}`,
     ...(model === undefined ? [] : [`model:   ${model}`]),
     ...(adapter === undefined ? [] : [`adapter: ${adapter}`]),
   ].join("\n")

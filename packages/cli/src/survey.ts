@@ -3,6 +3,7 @@ import { existsSync, readdirSync } from "node:fs"
 import { statfs } from "node:fs/promises"
 import { availableParallelism, cpus, freemem, totalmem } from "node:os"
 import { type CpuInfo, cpu } from "@peftjs/backend-cpu/node"
+import type { CudaInfo, CudaOptions } from "@peftjs/backend-cuda/node"
 import type { DeviceInfo } from "@peftjs/backend-webgpu/node"
 import { bestBackend, problemOf } from "./backend.ts"
 import { hubSettings } from "./hub/settings.ts"
@@ -22,6 +23,7 @@ export interface Survey {
   /** Its kernels, best first, by where matrix products are computed. */
   readonly cpu: { readonly blas: Found<CpuInfo>; readonly wasm: Found<CpuInfo> }
   readonly webgpu: Gpus
+  readonly cuda: Cuda
   /** What `--backend auto` takes. */
   readonly auto: { readonly backend: string; readonly why: string }
   readonly models: { readonly cache: string; readonly models: number; readonly free_mb: number | null }
@@ -35,6 +37,15 @@ export interface Gpus {
   readonly self_test?: "passed" | { readonly problem: string }
 }
 
+export interface Cuda {
+  /** What `--backend cuda` runs on; without a GPU what `--device cpu` does. */
+  readonly runs?: CudaInfo
+  /** Why there is no GPU or no TensorFlow, and what to do. */
+  readonly missing?: string
+  /** Whether kernels compute right on what `runs` names. */
+  readonly self_test?: "passed" | { readonly problem: string }
+}
+
 export async function survey(version: string): Promise<Survey> {
   const { best, why } = await bestBackend().catch((error) => ({ best: { name: "none" }, why: problemOf(error) }))
   return {
@@ -45,6 +56,7 @@ export async function survey(version: string): Promise<Survey> {
     memory: { total_mb: mebibytes(totalmem()), free_mb: mebibytes(freemem()) },
     cpu: { blas: await kernels("blas"), wasm: await kernels("wasm") },
     webgpu: await gpus(),
+    cuda: await cudaHere(),
     auto: { backend: best.name, why },
     models: await modelCache(),
   }
@@ -66,6 +78,28 @@ async function gpus(): Promise<Gpus> {
     return { ...probed, self_test: tested }
   })
   return "problem" in looked ? { adapters: [], missing: looked.problem } : looked
+}
+
+async function cudaHere(): Promise<Cuda> {
+  const onGpu = await found(async () => cudaOn({}))
+  if (!("problem" in onGpu)) return onGpu
+  // The same TensorFlow, where there is one: a process loads one.
+  const onCpu = await found(async () => {
+    const { findTensorFlow } = await import("@peftjs/backend-cuda/node")
+    return cudaOn({ device: "cpu", library: findTensorFlow({ device: "gpu" }).folder })
+  })
+  return "problem" in onCpu ? { missing: onGpu.problem } : { ...onCpu, missing: onGpu.problem }
+}
+
+async function cudaOn(options: CudaOptions): Promise<Cuda> {
+  const { cuda } = await import("@peftjs/backend-cuda/node")
+  const { selfTest } = await import("@peftjs/backend-webgpu/node")
+  const backend = await cuda(options)
+  const tested = await found(async () => {
+    await selfTest(backend)
+    return "passed" as const
+  })
+  return { runs: backend.info, self_test: tested }
 }
 
 async function found<T>(look: () => Promise<T>): Promise<Found<T>> {

@@ -15,11 +15,12 @@ import { adapterOptions } from "./adapter-options.ts"
 import type { BackendFlags } from "./backend.ts"
 import { commonOptions, numeric, pairs, repeated, whole } from "./options.ts"
 import { type RestartFlags, restartOf, restartOptions } from "./restart-options.ts"
+import type { TeamFlags } from "./team.ts"
 import { type MethodFlags, methodDefaults } from "./trainable.ts"
 import { loadingAs, loadingOf, type WeightFlags, type WeightType, weightOptions } from "./weights.ts"
 
 /** As typed. */
-export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags, RestartFlags, WeightFlags {
+export interface TrainFlags extends Omit<MethodFlags, "method">, BackendFlags, RestartFlags, WeightFlags, TeamFlags {
   readonly weights?: WeightType
   readonly method?: string
   readonly model?: string
@@ -67,7 +68,7 @@ const learningRates = { adapter: 2e-4, full: 5e-5 }
 export function trainOptions(command: Command): Command {
   const { r, alpha, dropout } = methodDefaults
   const own = command
-    .option("--model <dir>", "Hugging Face model folder, or ORG/NAME[@REVISION] of the hub")
+    .option("--model <dir>", "Hugging Face model folder, .gguf file, or ORG/NAME[@REVISION] of the hub")
     .option("--init-config <file>", "config.json of a model to train from random weights, instead of --model")
     .option("--data <file.jsonl>", "rows: messages, prompt + completion, question + answer, text, or input_ids")
     .option("--eval-data <file.jsonl>", "rows to evaluate at the end")
@@ -128,6 +129,17 @@ function trainingFlags(command: Command): Command {
     .option("--no-shuffle", "rows in the order of the file")
     .addOption(whole("--seed <n>", "of initial values, order and dropout", { min: 0 }).default(0))
     .addOption(whole("--save-steps <n>", "steps between checkpoints; 0: only when interrupted", { min: 0 }).default(0))
+    .addOption(
+      whole("--replicas <n>", "threads that share the rows of every step, each with its own part of the batch", {
+        min: 1,
+      }),
+    )
+    .addOption(
+      new Option(
+        "--distributed <how>",
+        "threads: one replica per core; mpi: the ranks that mpirun has started",
+      ).choices(["threads", "mpi"]),
+    )
     .option("--config <file.yaml>", "options written down; the command line wins")
   return commonOptions(restartOptions(own))
 }

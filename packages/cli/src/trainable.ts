@@ -1,7 +1,7 @@
 /** From a model and the options of `train` and `bench` to a view with something to train. Must not know data or optimizers. */
 import {
   type Adapter,
-  adapt,
+  adaptAsync,
   adapterOf,
   isTensor,
   type Model,
@@ -49,7 +49,7 @@ export async function makeTrainable(model: Model, flags: MethodFlags, warn: (tex
   }
   const factory = await methodFactory(method)
   if (initAdapter === undefined) {
-    return adapt(model, makeMethod(factory, given, methodDefaults), { ...adaptOptions(flags), seed: flags.seed })
+    return adaptAsync(model, makeMethod(factory, given, methodDefaults), { ...adaptOptions(flags), seed: flags.seed })
   }
   const loaded = await loadAdapter(model, initAdapter, { methods: [factory, ...bundled] })
   const adapter = adapterOf(loaded.model)

@@ -1,5 +1,6 @@
 /** How a base is stored, from the words of the command line. Must not know models or methods. */
 import { PeftError, type WeightFormat } from "@peftjs/core"
+import { ggufFormats } from "@peftjs/gguf"
 import { fp4, int8, nf4 } from "@peftjs/qlora"
 import type { Command } from "commander"
 import { Option } from "commander"
@@ -16,7 +17,7 @@ export const weightTypes = ["nf4", "fp4", "int8"] as const
 export type WeightType = (typeof weightTypes)[number]
 
 /** Formats in which a folder may be quantised already. */
-export const storedFormats: readonly WeightFormat[] = [nf4(), fp4(), int8()]
+export const storedFormats: readonly WeightFormat[] = [nf4(), fp4(), int8(), ...ggufFormats]
 
 /** `choose: false` where the layers are those that are packed already. */
 export function weightOptions(

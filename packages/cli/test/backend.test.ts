@@ -1,4 +1,5 @@
 /** `--backend`, its limit, and `peft doctor`. */
+import { existsSync } from "node:fs"
 import { backends } from "@peftjs/tests/backends"
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
 import type { Survey } from "../src/survey.ts"
@@ -16,7 +17,7 @@ afterAll(() => work.remove())
 const evaluate = (...more: string[]): string[] => [
   ...["eval", "--model", work.model, "--data", work.rows, "--max-eval-samples", "4", "--batch-size", "1", ...more],
 ]
-const without = { PEFT_VULKAN: "/no/such/folder" }
+const without = { PEFT_VULKAN: "/no/such/folder", PEFTJS_CACHE: "/no/such/cache" }
 
 function expectRefusal({ code, stdout, stderr }: Finished, error: string, hint: RegExp): void {
   expect(stderr).toContain(`(${error})`)
@@ -26,7 +27,25 @@ function expectRefusal({ code, stdout, stderr }: Finished, error: string, hint: 
 
 describe.concurrent("bad input", () => {
   it("a backend that does not exist: the message lists those that do", async () =>
-    expectRefusal(await peft(...evaluate("--backend", "cuda")), "E_OPTION", /Allowed choices are cpu, webgpu, auto/))
+    expectRefusal(
+      await peft(...evaluate("--backend", "rocm")),
+      "E_OPTION",
+      /Allowed choices are cpu, webgpu, cuda, auto/,
+    ))
+
+  it("a device of a backend that has none to choose", async () =>
+    expectRefusal(
+      await peft(...evaluate("--device", "cpu")),
+      "E_OPTION",
+      /--device cpu is an option of --backend cuda/,
+    ))
+
+  it("a TensorFlow that is not there", async () =>
+    expectRefusal(
+      await finish(start(evaluate("--backend", "cuda"), undefined, { PEFT_TENSORFLOW: "/no/such/tensorflow" })),
+      "E_TENSORFLOW",
+      /PEFT_TENSORFLOW is \/no\/such\/tensorflow/,
+    ))
 
   it("a limit that is no size", async () => {
     for (const size of ["12X", "0", "-1", "many"])
@@ -75,13 +94,36 @@ describe("doctor", () => {
     expect(survey.memory.total_mb).toBeGreaterThan(survey.memory.free_mb)
   })
 
+  it("a TensorFlow that is named and not there", async () => {
+    const { code, stdout } = await finish(
+      start(["doctor", "--json"], undefined, { PEFT_TENSORFLOW: "/no/such/tensorflow" }),
+    )
+    expect(code).toBe(0)
+    expect((JSON.parse(stdout) as Survey).cuda).toEqual({ missing: expect.stringContaining("/no/such/tensorflow") })
+  })
+
   it("for people", async () => {
     const { code, stdout } = await peft("doctor")
     expect(code).toBe(0)
-    for (const part of ["peft", "processor", "memory", "cpu", "webgpu", "auto", "models"])
+    for (const part of ["peft", "processor", "memory", "cpu", "webgpu", "cuda", "auto", "models"])
       expect(stdout).toMatch(new RegExp(`^${part} `, "m"))
   })
 })
+
+it.runIf(process.platform === "linux" && process.arch === "x64")(
+  "setup tells what it would fetch, and fetches nothing",
+  async () => {
+    const cache = { PEFTJS_CACHE: work.path("cache") }
+    const { code, stdout } = await finish(start(["setup", "cuda", "--dry-run", "--json"], undefined, cache))
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({
+      folder: expect.stringMatching(/cache\/tensorflow\/tensorflow-2\.18\.1-[0-9a-f]{12}$/),
+      there: false,
+      steps: [expect.stringMatching(/^fetch tensorflow==2\.18\.1, nvidia-cublas-cu12/), "test it"],
+    })
+    expect(existsSync(work.path("cache"))).toBe(false)
+  },
+)
 
 const { webgpu } = backends
 const absent = webgpu && "absent" in webgpu ? webgpu.absent : undefined

@@ -4,6 +4,19 @@ import { parseSafetensors } from "@peftjs/safetensors"
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
 import { fixtures, makeWorkplace, metricsIn, peft, peftJson, type Workplace } from "./run-peft.ts"
 
+interface Bench {
+  readonly trainable: number
+  readonly kernels: string
+  readonly losses: readonly number[]
+  readonly cpu_step_s: number
+  readonly packed?: {
+    readonly layers: number
+    readonly values: number
+    readonly bytes: number
+    readonly bits_per_value: number
+  }
+}
+
 interface Trained {
   steps: number
   loss: number
@@ -303,6 +316,28 @@ describe.concurrent("other ways", () => {
     expect(efficiency).toBeCloseTo(gflops / gemm_gflops, 9)
     expect(result.peak_rss_mb).toBeGreaterThan(20)
     expect(losses).toHaveLength(3)
+  })
+
+  it("bench: a quantised base, an adapter to start from, and the kernels that were asked for", async () => {
+    const size = ["--batch-size", "2", "--seq-length", "16", "--steps", "1"]
+    const output = work.path("for-bench")
+    const on = ["--model", work.model, "--r", "4"]
+    const start = ["--target-modules", "all-linear", "--max-steps", "1", "--output", output]
+    await peftJson("train", ...on, "--data", work.rows, ...start)
+    const adapter = ["--init-adapter", join(output, "adapter")]
+    const method = ["--method", "qlora", "--kernels", "reference"]
+    const { packed, ...found } = await peftJson<Bench>("bench", ...on, ...adapter, ...size, ...method)
+    expect(found).toMatchObject({ trainable: 9248, kernels: "reference" })
+    expect(found.losses).toHaveLength(2)
+    expect(found.cpu_step_s).toBeGreaterThan(0)
+    expect(packed?.layers).toBe(14)
+    const { bytes = 0, values = 1, bits_per_value } = packed ?? {}
+    expect(bits_per_value).toBe((8 * bytes) / values)
+    // The nested scales and the tables weigh more in layers of a few thousand values.
+    expect(bits_per_value).toBeGreaterThan(4.1)
+    expect(bits_per_value).toBeLessThan(6)
+    const { code, stderr } = await peft("bench", ...on, "--backend", "webgpu", "--kernels", "wasm")
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/--kernels wasm .*CPU backend.*E_OPTION/)])
   })
 
   it("bench --compare: two methods in turn, and their ratios", async () => {

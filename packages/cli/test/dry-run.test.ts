@@ -7,7 +7,7 @@ import { jsonl, train } from "@peftjs/train"
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
 import { makeBackend } from "../src/backend.ts"
 import type { DryRun } from "../src/dry-run.ts"
-import { estimateMemory, fullBatch } from "../src/memory/estimate.ts"
+import { estimateMemory, fullBatch, mebibytes } from "../src/memory/estimate.ts"
 import { headersOnly } from "../src/memory/headers-only.ts"
 import { shapeBackend } from "../src/memory/shape-backend.ts"
 import { makeTrainable } from "../src/trainable.ts"
@@ -97,11 +97,45 @@ describe.concurrent("peft train --dry-run", () => {
   })
 })
 
-it("a run begins with the estimate", async () => {
-  const { stderr } = await peft(
-    ...["train", "--model", work.model, "--data", work.rows, "--output", work.path("said"), "--max-steps", "1"],
-  )
-  expect(stderr).toMatch(/^about \d+ MB of memory for 4 rows of \d+ tokens$/m)
+it("a run begins with the estimate, and ends with it beside what was measured", async () => {
+  const args = ["train", "--model", work.model, "--data", work.rows, "--max-steps", "1", "--output"]
+  const { stdout, stderr } = await peft(...args, work.path("said"))
+  const parts = "process \\d+, weights \\d+, trainable \\d+, optimizer \\d+, activations \\d+, logits \\d+"
+  expect(stderr).toMatch(new RegExp(`^about \\d+ MB of memory for 4 rows of \\d+ tokens: ${parts}$`, "m"))
+  expect(stdout).toMatch(/^memory: {2}at most \d+ MB, estimated \d+ MB$/m)
+  const { peak_rss_mb, estimated_mb } = await peftJson<Record<string, number>>(...args, work.path("told"))
+  expect(estimated_mb).toBeGreaterThan(0.5 * (peak_rss_mb as number))
+  expect(estimated_mb).toBeLessThan(1.2 * (peak_rss_mb as number))
+})
+
+describe.concurrent("peft estimate", () => {
+  const common = ["--model", "", "--method", "qlora", "--batch-size", "2", "--max-length", "32"]
+  const estimate = (...args: string[]): Promise<Pick<DryRun, "memory_mb" | "batch">> => {
+    return peftJson("estimate", ...common.with(1, work.model), ...args)
+  }
+
+  it("says what the dry run says of memory, and reads no data where none is given", async () => {
+    const found = await estimate()
+    const { memory_mb, batch } = await peftJson<DryRun>("train", "--dry-run", ...common.with(1, work.model))
+    expect(found.batch).toEqual({ rows: 2, tokens: 32 })
+    expect([found.batch, found.memory_mb?.weights]).toEqual([batch, memory_mb?.weights])
+    const people = await peft("estimate", ...common.with(1, work.model), "--data", work.rows)
+    expect(people.stdout).toMatch(/^about \d+ MB of memory for 2 rows of 32 tokens\n {2}process +\d+ MB/)
+  })
+
+  it("counts the f32 layers that restarts make of a packed base", async () => {
+    const restarts = ["--restart-every", "2", "--restart-warmup", "1", "--max-steps", "6"]
+    const [plain, found] = await Promise.all([estimate(), estimate(...restarts)])
+    expect(plain.memory_mb).not.toHaveProperty("merged")
+    const { sites } = await peftJson<DryRun>("train", "--dry-run", ...common.with(1, work.model), ...restarts)
+    const values = sites.reduce((n, { shape }) => n + (shape[0] as number) * (shape[1] as number), 0)
+    expect(found.memory_mb?.merged).toBe(mebibytes(4 * values))
+  })
+
+  it("refuses what a run refuses", async () => {
+    const { code, stderr } = await peft("estimate", ...common.with(1, work.model), "--target-modules", "q_porj")
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/q_porj.*selects no layer.*\(E_TARGET\)/)])
+  })
 })
 
 describe("the estimate", () => {

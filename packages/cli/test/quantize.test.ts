@@ -2,8 +2,11 @@
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { parseSafetensors } from "@peftjs/safetensors"
-import { afterAll, expect, it } from "vitest"
+import { afterAll, expect, it, vi } from "vitest"
 import { makeWorkplace, metricsIn, peft, peftJson } from "./run-peft.ts"
+
+// Every test starts processes, and shares the machine with other tests.
+vi.setConfig({ testTimeout: 240_000 })
 
 const work = makeWorkplace()
 afterAll(() => work.remove())
@@ -41,11 +44,21 @@ it("trains over it the same as over a base quantised while it is loaded", async 
   expect(losses(stored)).toEqual(losses(fly))
   const adapter = join(stored, "adapter")
   const merge = ["merge", "--model", folder, "--adapter", adapter, "--output"]
-  const packed = await peftJson<{ packing_error_relative: number }>(
+  const packed = await peftJson<Record<"packing_error" | "packing_error_mean" | "packing_error_relative", number>>(
     ...[...merge, work.path("packed"), "--weights", "nf4", "--double-quant"],
   )
   expect(packed.packing_error_relative).toBeGreaterThan(0)
-  expect(await peftJson(...merge, work.path("dense"))).not.toHaveProperty("packing_error")
+  expect(packed.packing_error_mean).toBeGreaterThan(0)
+  expect(packed.packing_error_mean).toBeLessThan(packed.packing_error)
+  const dense = await peft(...merge, work.path("dense"), "--json")
+  expect([dense.code, dense.stderr]).toEqual([
+    0,
+    expect.stringMatching(/is quantised: .*give the model it was made from/),
+  ])
+  expect(JSON.parse(dense.stdout)).not.toHaveProperty("packing_error")
+  // The default: into the model that the base was made from.
+  const original = await peft("merge", "--model", work.model, "--adapter", adapter, "--output", work.path("original"))
+  expect([original.code, original.stderr]).toEqual([0, ""])
   const dry = await peft("train", "--model", folder, "--method", "qlora", ...common, "--dry-run")
   expect([dry.code, dry.stderr]).toEqual([0, ""])
   const other = await peft("train", "--model", folder, "--weights", "fp4", ...common, "--output", work.path("other"))

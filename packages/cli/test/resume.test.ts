@@ -80,6 +80,11 @@ describe.concurrent("a run that was stopped goes on bit-equal", () => {
     const { code, stderr } = await peft(...train, "--output", whole, "--resume", whole, "--learning-rate", "1e-4")
     expect(code).toBe(1)
     expect(stderr).toMatch(/learningRate.*0\.003.*0\.0001.*\(E_RESUME\)/)
+    const packed = await peft(...train, "--output", whole, "--resume", whole, "--weights", "nf4")
+    expect([packed.code, packed.stderr]).toEqual([
+      1,
+      expect.stringMatching(/weights was nothing, now .*nf4.*\(E_RESUME\)/),
+    ])
     expect(metricsIn(whole)).toHaveLength(30)
   })
 })

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url"
 import { writeTinyModel } from "../../../scripts/tiny-model.ts"
 
 export const fixtures: string = fileURLToPath(new URL("../../../fixtures", import.meta.url))
-const bin = fileURLToPath(new URL("../bin/peft.js", import.meta.url))
+export const bin: string = fileURLToPath(new URL("../bin/peft.js", import.meta.url))
 
 export interface Finished {
   readonly code: number | null

@@ -5,12 +5,13 @@ import { makeInit } from "./init.ts"
 import type { AdapterMethod, Param } from "./method.ts"
 import type { Site } from "./model.ts"
 import { makeOverlays, type OverlayOptions } from "./overlays.ts"
+import { freePrepared, type PreparedSites, prepareSites } from "./prepare.ts"
 import type { Targets } from "./targets.ts"
 import { matchTargets, requireMatches } from "./targets.ts"
 import type { Tensor } from "./tensor.ts"
 import type { Adapter, Model, SiteState } from "./view.ts"
 import { bindModel, weightAt } from "./view.ts"
-import { denseWeight, freeValues, type Weight } from "./weight.ts"
+import { freeValues } from "./weight.ts"
 
 export interface AdaptOptions extends Targets, OverlayOptions {
   /** Name of the adapter; "default" unless told otherwise. Several adapters on one model need different names. */
@@ -22,9 +23,21 @@ export interface AdaptOptions extends Targets, OverlayOptions {
 /**
  * A view of the model with `method` over the sites that the targets select.
  * Throws E_TARGET when a target entry selects nothing, E_SITE_KIND when the method cannot adapt what is selected, E_ADAPTER_NAME when
- * the name is taken, E_OPTION and E_TOKEN_ID for what is to be trained beside, and what the method throws.
+ * the name is taken, E_OPTION and E_TOKEN_ID for what is to be trained beside, E_PREPARE for a method that `adaptAsync` is needed for, and
+ * what the method throws.
  */
 export function adapt(model: Model, method: AdapterMethod, options: AdaptOptions = {}): Model {
+  const { sites, making } = planned(model, options)
+  return attach(model, makeAdapter(model, method, sites, making))
+}
+
+/** The same for any method, also one that looks at the base's values before it starts. Throws as `adapt` does, but for E_PREPARE. */
+export async function adaptAsync(model: Model, method: AdapterMethod, options: AdaptOptions = {}): Promise<Model> {
+  const { sites, making } = planned(model, options)
+  return attach(model, await makeAdapterAsync(model, method, sites, making))
+}
+
+function planned(model: Model, options: AdaptOptions): { sites: readonly string[]; making: MakeOptions } {
   const { name = "default", seed = 0, bias, modulesToSave, trainableTokenIndices, ensureWeightTying } = options
   const overlays = {
     ...(bias === undefined ? {} : { bias }),
@@ -34,7 +47,15 @@ export function adapt(model: Model, method: AdapterMethod, options: AdaptOptions
   }
   const match = matchTargets(model, options)
   requireMatches(model, options, match)
-  return attach(model, makeAdapter(model, method, match.sites, { name, seed, overlays }))
+  return { sites: match.sites, making: { name, seed, overlays } }
+}
+
+export interface MakeOptions {
+  readonly name: string
+  readonly seed: number
+  readonly overlays?: OverlayOptions
+  /** adapter_config.json as it was loaded. */
+  readonly loaded?: Readonly<Record<string, unknown>>
 }
 
 /** The adapter itself, initialised on the named sites; `attach` puts it on. Throws as `adapt` does. */
@@ -42,7 +63,37 @@ export function makeAdapter(
   model: Model,
   method: AdapterMethod,
   paths: readonly string[],
-  options: { name: string; seed: number; overlays?: OverlayOptions; loaded?: Readonly<Record<string, unknown>> },
+  options: MakeOptions,
+): Adapter {
+  if (!method.prepare) return initialised(model, method, paths, options, new Map())
+  throw new PeftError(
+    "E_PREPARE",
+    `[core] ${method.name} looks at the base's values before it starts, which takes a wait; use await adaptAsync(…) instead of adapt(…)`,
+  )
+}
+
+/** The same for any method. Throws as `adaptAsync` does; then nothing stays on the backend. */
+export async function makeAdapterAsync(
+  model: Model,
+  method: AdapterMethod,
+  paths: readonly string[],
+  options: MakeOptions,
+): Promise<Adapter> {
+  const prepared = await prepareSites(model, method, paths)
+  try {
+    return initialised(model, method, paths, options, prepared)
+  } catch (error) {
+    freePrepared(prepared)
+    throw error
+  }
+}
+
+function initialised(
+  model: Model,
+  method: AdapterMethod,
+  paths: readonly string[],
+  options: MakeOptions,
+  prepared: PreparedSites,
 ): Adapter {
   const { name, seed, loaded, overlays = {} } = options
   if (name === "" || /[/\\]/.test(name)) {
@@ -76,13 +127,14 @@ export function makeAdapter(
       const states = sites.map((site): [string, SiteState] => {
         const init = makeInit(model.backend, seed, site.path)
         const weight = weightAt(model.definition, model.view, site)
-        const { params, base } = method.init({ site, base: weight, shared, init })
+        const { start = {}, base } = prepared.get(site.path) ?? {}
+        const { params } = method.init({ site, base: weight, shared, init, start })
         const held = Object.entries(params).map(([key, p]): [string, Param] => {
           const value = keep(p.value)
           value.requiresGrad = p.trainable
           return [key, { ...p, value }]
         })
-        return [site.path, { params: Object.fromEntries(held), ...(base ? { base: keepWeight(base, keep) } : {}) }]
+        return [site.path, { params: Object.fromEntries(held), ...(base ? { base } : {}) }]
       })
       return {
         name,
@@ -102,12 +154,6 @@ export function makeAdapter(
     for (const tensor of kept) free(tensor)
     throw error
   }
-}
-
-// Dense parts made inside the scope outlive it; packed weights hold their own memory.
-function keepWeight(weight: Weight, keep: (tensor: Tensor) => Tensor): Weight {
-  const tensors = weight.parts.flatMap((p) => (p.tensor ? [keep(p.tensor)] : []))
-  return tensors.length > 0 ? denseWeight(tensors, weight.source) : weight
 }
 
 /** A view with one more adapter, outermost. */

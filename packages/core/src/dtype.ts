@@ -26,6 +26,12 @@ export function hostArray(dtype: DType, length: number): TypedArray {
   return new arrays[dtype](length)
 }
 
+/** Host memory as `length` elements of `dtype`, from a byte offset that is a multiple of an element's size. */
+export function hostView(dtype: DType, memory: ArrayBufferLike, byteOffset: number = 0, length?: number): TypedArray {
+  // Over shared memory too, which the constructors take and the type of this union of them does not say.
+  return new arrays[dtype](memory as ArrayBuffer, byteOffset, length)
+}
+
 /** Number of elements of a shape; 1 for a scalar. */
 export function sizeOf(shape: Shape): number {
   let n = 1

@@ -37,6 +37,25 @@ export interface InitContext {
   readonly base: Weight
   readonly shared: Params
   readonly init: Init
+  /** What `prepare` has found for the site; empty without it. */
+  readonly start: Prepared["start"]
+}
+
+/** What `prepare` sees of a layer: its values on the host, where decompositions are made. */
+export interface PrepareContext {
+  readonly site: Site
+  /** The layer's weight as it is now, [out, in] (an embedding's [ids, width]), row by row. */
+  readonly values: Float32Array
+  /** Values as they come back from being stored as the layer's are: LoftQ looks at what that loses, and tries again. */
+  stored(values: Float32Array): Promise<Float32Array>
+}
+
+/** A start that depends on the base's values. */
+export interface Prepared {
+  /** What `init` makes parameters of, by name. */
+  readonly start: Readonly<Record<string, Float32Array>>
+  /** Stands in for the layer's values while the adapter is enabled (PiSSA, OLoRA, LoftQ); core stores it as the layer is stored. */
+  readonly residual?: Float32Array
 }
 
 /** What a method sees during a forward pass. */
@@ -82,8 +101,13 @@ export interface AdapterMethod {
   readonly format?: AdapterFormat
   /** Frozen tensors shared by all sites (VeRA's projections). */
   setup?(sites: readonly Site[], init: Init): Params
-  /** The parameters at one site. `base`: what remains of the base after initialisation (PiSSA, OLoRA, LoftQ). Throws E_RANK and the like. */
-  init(context: InitContext): { readonly params: Readonly<Record<string, Param>>; readonly base?: Weight }
+  /**
+   * Before `init`, where the start depends on the base's values: reading them takes a wait, so such a method is put on by `adaptAsync`.
+   * The same arguments must give the same result: who loads the adapter prepares again.
+   */
+  prepare?(context: PrepareContext): Prepared | Promise<Prepared>
+  /** The parameters at one site. Throws E_RANK and the like. */
+  init(context: InitContext): { readonly params: Readonly<Record<string, Param>> }
   /** The layer with the method over it; `next` is everything below: the base with its bias, or the adapter under this one. */
   forward(x: Tensor, next: (x: Tensor) => Tensor, params: Params, context: Context): Tensor
   /** Added to the loss of a step once per site, of `count` sites (AdaLoRA's orthogonality). */

@@ -154,7 +154,7 @@ export const packedMatmulOp: Op<{ storage: PackedStorage; transpose: boolean }> 
     return added(
       engine,
       stretches.map(({ part, rows }) => () => {
-        const some = t.slice(-1, rows.start, rows.end)
+        const some = rows.end - rows.start === shape[0] ? t : t.slice(-1, rows.start, rows.end)
         return fused ? product(part, some) : some.matmul(unpack(storage, part, rows))
       }),
     )

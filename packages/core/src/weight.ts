@@ -2,9 +2,10 @@
  * Frozen or trainable storage of a matrix, and how it multiplies. Dense here; packed formats are other implementations of `Weight`.
  * Methods never see which, and a backend never receives an operand above its size limit: a weight is stored in parts of whole rows.
  */
+import { fromFloat32 } from "@peftjs/safetensors"
 import type { Backend } from "./backend.ts"
 import type { DType, Shape, TypedArray } from "./dtype.ts"
-import { bytesPerElement, sizeOf } from "./dtype.ts"
+import { bytesPerElement, fileDtypes, sizeOf } from "./dtype.ts"
 import { engineOf, free, scope, tensor } from "./engine.ts"
 import { PeftError } from "./errors.ts"
 import { call, input, scalar } from "./expr.ts"
@@ -40,6 +41,8 @@ export interface Weight {
   readonly replaced?: ReplacedRows
   /** How files hold it, where that is not as dense rows. */
   readonly stored?: StoredWeight
+  /** Another matrix of this shape stored as this one is, where that is not as dense rows and can be made here: use `storedLike`. */
+  readonly encode?: (rows: AsyncIterable<Float32Array>) => Promise<Weight>
   /** x [..., in] → x·Wᵀ [..., out]; with transpose, x [..., out] → x·W [..., in]. Differentiable in x, and in W where it is trainable. */
   matmul(x: Tensor, options?: { transpose?: boolean }): Tensor
   /** Rows as f32: a range, or those named by ids (i32, any shape, inside 0…out-1) → [..., in]. */
@@ -123,6 +126,26 @@ export function denseCopy(backend: Backend, weight: Weight, keep: (part: Tensor)
     parts.push(scope(engineOf(backend), () => keep(weight.rows({ start, end }).mul(1))))
   }
   return denseWeight(parts)
+}
+
+/**
+ * Values [rows, columns] stored as a weight of that shape is: packed the same way, or as dense rows of its type; as f32 where nothing here
+ * can pack so (a weight that is only read). Throws E_SHAPE, and what packing throws.
+ */
+export async function storedLike(backend: Backend, weight: Weight, values: Float32Array): Promise<Weight> {
+  const { format, shape } = weight
+  if (values.length !== sizeOf(shape)) {
+    throw new PeftError(
+      "E_SHAPE",
+      `[core] ${values.length} values do not fill [${shape}]; give one for each of the layer`,
+    )
+  }
+  async function* whole(): AsyncGenerator<Float32Array> {
+    yield values
+  }
+  if (weight.encode) return weight.encode(whole())
+  if (format !== "bf16" && format !== "f16") return uploadDense(backend, values, "f32", shape)
+  return uploadDense(backend, fromFloat32(fileDtypes[format], values) as TypedArray, format, shape)
 }
 
 const unlessPadding = call("select", call("eq", input(1), scalar(0)), input(2), input(0))

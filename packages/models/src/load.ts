@@ -3,7 +3,16 @@
  * so that the model never exists twice. Knows no particular architecture and no adapter.
  */
 import type { Backend, DType, Model, Tensor, Tokenizer, TypedArray, Weight, WeightFormat } from "@peftjs/core"
-import { bindModel, freeValues, PeftError, tensor, uploadDense } from "@peftjs/core"
+import {
+  bindModel,
+  bytesPerElement,
+  denseWeight,
+  freeValues,
+  PeftError,
+  rowsPerPart,
+  tensor,
+  uploadDense,
+} from "@peftjs/core"
 import {
   type Dtype,
   type FileSource,
@@ -21,11 +30,12 @@ import { gpt2 } from "./gpt2.ts"
 import { llama } from "./llama.ts"
 import {
   encodeStored,
-  folderFormat,
+  folderFormats,
   moduleOf,
   packedTensors,
   type Quantised,
   quantisable,
+  requireClaimed,
   withQuantisation,
 } from "./load-packed.ts"
 import { mistral } from "./mistral.ts"
@@ -54,24 +64,24 @@ export interface LoadOptions {
  * Matrices keep their stored type where the backend has it (bf16, f16), else become f32; vectors are f32.
  *
  * Throws E_FILE_NOT_FOUND, E_JSON, E_CONFIG (naming the key), E_MODEL (model_type not known), E_WEIGHTS (a tensor missing, unexpected,
- * of another shape or of a type that is no float), E_TOKENIZER, what the format throws, and what the safetensors reader throws; then nothing stays on the backend.
+ * of another shape, of a type that is no float or in another format than config.json says), E_TOKENIZER, what the format throws, and what the safetensors reader throws; then nothing stays on the backend.
  */
 export async function loadCausalLM(files: FileSource, options: LoadOptions): Promise<Model> {
   const { backend, name = files.name, architectures = defaultArchitectures } = options
   const config = await readConfig(files)
-  const stored = folderFormat(config, options)
+  const stored = folderFormats(config, options)
   const blueprint = architectureOf(config, architectures).blueprint(config)
   const source = await openModel(files)
   const nameOf = (path: string): string => storedName(source, path, blueprint.prefix)
   const packed = packedTensors(source, blueprint, stored, nameOf)
+  requireClaimed(source, blueprint, { ...options, claimed: stored, packed }, nameOf)
   checkTensors(source, blueprint, packed, nameOf)
   const tokenizer: Tokenizer | undefined = (await files.has(tokenizerFile)) ? await loadTokenizer(files) : undefined
-  const encoded = options.weights && !stored ? options.weights : undefined
+  const encoded = stored.length === 0 ? options.weights : undefined
   const plan: Plan = {
     backend,
     nameOf,
     packed,
-    ...(stored ? { stored } : {}),
     ...(encoded ? { encoded, chosen: quantisable(blueprint, options.skipModules) } : {}),
   }
   const params = await upload(source, blueprint, plan)
@@ -83,8 +93,7 @@ export async function loadCausalLM(files: FileSource, options: LoadOptions): Pro
 interface Plan {
   readonly backend: Backend
   readonly nameOf: (path: string) => string
-  /** What the folder is quantised as, and the tensors of each parameter that is. */
-  readonly stored?: WeightFormat
+  /** What the folder holds quantised. */
   readonly packed: Quantised
   /** What to quantise to, and which parameters. */
   readonly encoded?: WeightFormat
@@ -108,7 +117,7 @@ function checkTensors(
     const several = packed.get(path)
     if (several) {
       // Their sizes are for the format to judge.
-      for (const one of several) known.add(`${moduleOf(name)}.${one}`)
+      for (const one of several.names) known.add(`${moduleOf(name)}.${one}`)
       continue
     }
     const info = source.tensors.get(name)
@@ -156,17 +165,17 @@ async function uploadParam(
   source: TensorSource,
   path: string,
   spec: ParamSpec,
-  { backend, nameOf, stored, packed, encoded, chosen }: Plan,
+  { backend, nameOf, packed, encoded, chosen }: Plan,
 ): Promise<Tensor | Weight> {
   const name = nameOf(path)
   const several = packed.get(path)
   if (encoded && chosen?.has(path)) return encodeStored(source, name, spec, encoded, backend)
-  if (!several || !stored?.files) return uploadOne(source, name, spec, backend)
+  if (!several?.format.files) return uploadOne(source, name, spec, backend)
   const module = moduleOf(name)
   const tensors = new Map<string, TensorData>()
-  for (const one of several) tensors.set(one, await source.read(`${module}.${one}`))
+  for (const one of several.names) tensors.set(one, await source.read(`${module}.${one}`))
   const ref = { file: source.name, name }
-  return stored.files.read(backend, module, spec.shape as readonly [number, number], tensors, { source: ref })
+  return several.format.files.read(backend, module, spec.shape as readonly [number, number], tensors, { source: ref })
 }
 
 async function uploadOne(
@@ -175,14 +184,42 @@ async function uploadOne(
   { shape, fanInFanOut }: ParamSpec,
   backend: Backend,
 ): Promise<Tensor | Weight> {
-  const { dtype, data: stored } = await source.read(name)
-  const data = fanInFanOut ? turned(stored, shape[1] as number, shape[0]) : stored
-  if (shape.length === 1) return tensor(backend, toFloat32(dtype, data), shape)
-  const kept = storedAs[dtype]
+  if (shape.length === 1) {
+    const { dtype, data } = await source.read(name)
+    return tensor(backend, toFloat32(dtype, data), shape)
+  }
+  const [rows, columns] = shape
+  const kept = keptType(source.tensors.get(name)?.dtype as Dtype, backend)
+  const valuesOf = ({ dtype, data }: TensorData): TypedArray =>
+    kept === undefined ? toFloat32(dtype, data) : (data as TypedArray)
   const ref = { file: source.name, name }
-  return kept && backend.supports.dtypes.includes(kept)
-    ? uploadDense(backend, data as TypedArray, kept, shape, ref)
-    : uploadDense(backend, toFloat32(dtype, data), "f32", shape, ref)
+  if (fanInFanOut) {
+    const stored = await source.read(name)
+    const values = valuesOf({ ...stored, data: turned(stored.data, columns, rows) })
+    return uploadDense(backend, values, kept ?? "f32", shape, ref)
+  }
+  const rowBytes = columns * bytesPerElement[kept ?? "f32"]
+  const step = Math.min(rowsPerPart(backend, columns, kept ?? "f32"), Math.max(1, Math.floor(pieceBytes / rowBytes)))
+  const parts: Tensor[] = []
+  try {
+    for (let at = 0; at < rows; at += step) {
+      const end = Math.min(rows, at + step)
+      const values = valuesOf(await source.readRows(name, at, end))
+      parts.push(tensor(backend, values, [end - at, columns], kept ?? "f32"))
+    }
+  } catch (error) {
+    freeValues(parts)
+    throw error
+  }
+  return denseWeight(parts, ref)
 }
 
+/** What of a matrix is in memory twice, as it was read and on the device: a larger one is stored in parts. */
+const pieceBytes = 2 ** 27
+
 const storedAs: Partial<Record<Dtype, DType>> = { F32: "f32", F16: "f16", BF16: "bf16" }
+
+function keptType(dtype: Dtype, { supports }: Backend): DType | undefined {
+  const kept = storedAs[dtype]
+  return kept && supports.dtypes.includes(kept) ? kept : undefined
+}

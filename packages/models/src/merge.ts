@@ -13,8 +13,8 @@ export interface SavedMerge {
   /** Largest difference between merged layers, before they are packed again, and unmerged ones on random inputs. */
   readonly maxError: number
   readonly sites: number
-  /** Largest difference that packing again makes to a merged weight, and to the largest value of the same. */
-  readonly packing?: { readonly maxError: number; readonly relative: number }
+  /** What packing again does to merged weights: the largest and the mean difference, and the largest as a share of its weight's largest value. */
+  readonly packing?: { readonly maxError: number; readonly meanError: number; readonly relative: number }
 }
 
 /**
@@ -51,7 +51,7 @@ interface PackedAgain {
 
 async function packAgain(model: Model, plan: MergePlan, format: WeightFormat): Promise<PackedAgain> {
   const weights = new Map<string, Weight>()
-  let [merged, most, relative] = [0, 0, 0]
+  let [merged, most, relative, sum, count] = [0, 0, 0, 0, 0]
   const bases = [...plan.definition.params].filter(([, base]) => storedOf(base)) as [string, Weight][]
   const foreign = bases.find(([path, { format: name }]) => name !== format.name || model.view.overlays.has(path))
   if (foreign || bases.length === 0) {
@@ -70,24 +70,28 @@ async function packAgain(model: Model, plan: MergePlan, format: WeightFormat): P
       }
       const weight = await format.encode(model.backend, shape, whole())
       weights.set(path, weight)
-      const [apart, largest] = compare(values, await hostValues(engineOf(model.backend), weight))
+      const { apart, largest, total } = compare(values, await hostValues(engineOf(model.backend), weight))
       merged = Math.max(merged, error)
       most = Math.max(most, apart)
       relative = Math.max(relative, largest === 0 ? 0 : apart / largest)
+      sum += total
+      count += values.length
     }
-    return { weights, merged, packing: { maxError: most, relative } }
+    return { weights, merged, packing: { maxError: most, meanError: count === 0 ? 0 : sum / count, relative } }
   } catch (error) {
     for (const weight of weights.values()) weight.free()
     throw error
   }
 }
 
-/** The largest difference, and the largest value of the first. */
-function compare(values: Float32Array, others: Float32Array): readonly [number, number] {
-  let [apart, largest] = [0, 0]
+/** The largest difference, the sum of all, and the largest value of the first. */
+function compare(values: Float32Array, others: Float32Array): Record<"apart" | "total" | "largest", number> {
+  let [apart, total, largest] = [0, 0, 0]
   for (let i = 0; i < values.length; i++) {
-    apart = Math.max(apart, Math.abs((values[i] as number) - (others[i] as number)))
+    const difference = Math.abs((values[i] as number) - (others[i] as number))
+    apart = Math.max(apart, difference)
+    total += difference
     largest = Math.max(largest, Math.abs(values[i] as number))
   }
-  return [apart, largest]
+  return { apart, total, largest }
 }

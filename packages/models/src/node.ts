@@ -1,7 +1,7 @@
 /** The same with folders on disk. The only file of this package that needs Node. */
 import { basename, dirname } from "node:path"
 import { type Model, parseJson } from "@peftjs/core"
-import { readText } from "@peftjs/safetensors"
+import { type FileSource, readText } from "@peftjs/safetensors"
 import { nodeFiles } from "@peftjs/safetensors/node"
 import { configOf } from "./config.ts"
 import { type InitOptions, initCausalLM as initFromConfig } from "./init.ts"
@@ -23,7 +23,7 @@ export async function initCausalLM(file: string, options: InitOptions): Promise<
 
 export interface SaveToFolderOptions extends Omit<SaveOptions, "copyFrom"> {
   /** A model folder whose tokenizer and generation settings are copied along. */
-  readonly copyFrom?: string
+  readonly copyFrom?: string | FileSource
 }
 
 /** Writes a model folder. Throws as the function of the main entry does. */
@@ -34,7 +34,7 @@ export function saveModel(
 ): Promise<void> {
   return saveToSink(model, nodeFiles(dir), {
     ...options,
-    ...(copyFrom === undefined ? {} : { copyFrom: nodeFiles(copyFrom) }),
+    ...(copyFrom === undefined ? {} : { copyFrom: typeof copyFrom === "string" ? nodeFiles(copyFrom) : copyFrom }),
   })
 }
 
@@ -46,7 +46,7 @@ export function saveMerged(
 ): ReturnType<typeof saveMergedToSink> {
   return saveMergedToSink(model, nodeFiles(dir), {
     ...options,
-    ...(copyFrom === undefined ? {} : { copyFrom: nodeFiles(copyFrom) }),
+    ...(copyFrom === undefined ? {} : { copyFrom: typeof copyFrom === "string" ? nodeFiles(copyFrom) : copyFrom }),
   })
 }
 

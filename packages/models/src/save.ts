@@ -3,7 +3,7 @@
  * Values leave the device in blocks of rows, so that neither the model nor its largest matrix exists twice. Adapters are saved by core, not here.
  */
 import type { Engine, Model, ModelDefinition, StoredWeight, Tensor, Weight } from "@peftjs/core"
-import { computed, engineOf, hostValues, isTensor, PeftError } from "@peftjs/core"
+import { computed, engineOf, hostValues, isTensor, PeftError, rowsPerPart } from "@peftjs/core"
 import {
   type FileSink,
   type FileSource,
@@ -78,10 +78,11 @@ export function valuesOf({ backend }: Model, value: Tensor | Weight): Values {
 }
 
 async function* rowBlocks(engine: Engine, weight: Weight): AsyncGenerator<Float32Array> {
-  const [rows, columns] = weight.shape
-  const step = Math.max(1, Math.floor(blockElements / columns))
-  for (let start = 0; start < rows; start += step)
-    yield await computed(engine, () => weight.rows({ start, end: Math.min(rows, start + step) }))
+  const columns = weight.shape[1]
+  const step = Math.min(rowsPerPart(engine.backend, columns, "f32"), Math.max(1, Math.floor(blockElements / columns)))
+  for (const part of weight.parts)
+    for (let { start } = part; start < part.end; start += step)
+      yield await computed(engine, () => weight.rows({ start, end: Math.min(part.end, start + step) }))
 }
 
 async function whole(values: Values, length: number): Promise<Float32Array> {

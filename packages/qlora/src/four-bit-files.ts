@@ -3,6 +3,7 @@
  * bytes, scales, maps, and the rest as JSON in the spacing of Python's json.dumps. Knows no model.
  */
 import {
+  type Backend,
   type PackedData,
   type PackedLayout,
   type PackedWeight,
@@ -10,6 +11,8 @@ import {
   packedWeight,
   readPacked,
   type StoredWeight,
+  type TensorRef,
+  type ValueType,
   type Weight,
   type WeightFiles,
 } from "@peftjs/core"
@@ -20,8 +23,32 @@ import { pythonFloat } from "./python-json.ts"
 
 const stateName = (type: string): string => `weight.quant_state.bitsandbytes__${type}`
 
-/** Reads and writes weights of a type. */
-export function fourBitFiles(type: "nf4" | "fp4", book: CodeBook, options: { doubleQuant: boolean }): WeightFiles {
+/** How a matrix is packed in 4 bits. */
+export interface FourBitPacking {
+  readonly type: "nf4" | "fp4"
+  readonly book: CodeBook
+  readonly blockSize: number
+  readonly doubleQuant: boolean
+  /** What the values were stored as. */
+  readonly dtype: ValueType
+}
+
+/** Packs a matrix that arrives in blocks of rows. */
+export type EncodeFourBit = (
+  backend: Backend,
+  packing: FourBitPacking,
+  shape: readonly [number, number],
+  rows: AsyncIterable<Float32Array>,
+  source?: { readonly source?: TensorRef },
+) => Promise<Weight>
+
+/** Reads and writes weights of a type; `encode` packs another matrix as one that was read. */
+export function fourBitFiles(
+  type: "nf4" | "fp4",
+  book: CodeBook,
+  options: { doubleQuant: boolean },
+  encode: EncodeFourBit,
+): WeightFiles {
   return {
     config: (model) =>
       quantisationConfig(model, {
@@ -39,7 +66,11 @@ export function fourBitFiles(type: "nf4" | "fp4", book: CodeBook, options: { dou
     read(backend, module, shape, tensors, { source } = {}) {
       const given: Given = { module, tensors }
       const { layout, data } = readState(given, type, book, shape)
-      return storedFourBit(packedWeight(backend, layout, shape, data, source ? { source } : {}))
+      const { blockSize, dtype, nested } = layout
+      const packing = { type, book, blockSize, doubleQuant: nested !== undefined, dtype }
+      return storedFourBit(packedWeight(backend, layout, shape, data, source ? { source } : {}), (rows) =>
+        encode(backend, packing, shape, rows),
+      )
     },
   }
 }
@@ -82,9 +113,10 @@ function readState(
   if (!nested)
     return { layout, data: { codes, scales: finite(given, "weight.absmax", f32Of(given, "weight.absmax", blocks)) } }
   const nestedScales = finite(given, "weight.nested_absmax", f32Of(given, "weight.nested_absmax", nestedBlocks))
+  const scales = bytesOf(given, "weight.absmax", blocks)
   if (given.tensors.get("weight.absmax")?.dtype !== "U8")
     throw stateError(`${given.module}.weight.absmax`, "scales that are quantised themselves must be U8")
-  return { layout, data: { codes, scales: bytesOf(given, "weight.absmax", blocks), nestedScales } }
+  return { layout, data: { codes, scales, nestedScales } }
 }
 
 function parseState(given: Given, type: string): Readonly<Record<string, unknown>> {
@@ -102,8 +134,8 @@ function parseState(given: Given, type: string): Readonly<Record<string, unknown
   )
 }
 
-/** A 4-bit weight with what files hold of it. */
-export function storedFourBit(weight: PackedWeight): Weight & { readonly stored: StoredWeight } {
+/** A 4-bit weight with what files hold of it, and how another is packed the same way. */
+export function storedFourBit(weight: PackedWeight, encode: NonNullable<Weight["encode"]>): Weight {
   const { layout, shape } = weight.packed
   const { format, codeBook, nested } = layout
   const { bytes, blocks, nestedBlocks } = packedSizes(layout, shape[0] * shape[1])
@@ -126,7 +158,7 @@ export function storedFourBit(weight: PackedWeight): Weight & { readonly stored:
         ] as const)
       : []),
   ])
-  return { ...weight, stored }
+  return { ...weight, stored, encode }
 }
 
 /** The quantisation state in Python's spacing. */

@@ -10,7 +10,7 @@ import {
 import { blockSizes } from "./block-sizes.ts"
 import { fourBitQuantiser, nest, nestedBlockSize } from "./blocks.ts"
 import { type CodeBook, dynamicBook, fp4Book, nf4Book } from "./code-books.ts"
-import { fourBitFiles, storedFourBit } from "./four-bit-files.ts"
+import { type EncodeFourBit, fourBitFiles, storedFourBit } from "./four-bit-files.ts"
 
 export interface FourBitOptions {
   /** Values under one scale: 32, 64 (by default), 128 … 4096. */
@@ -35,21 +35,22 @@ function fourBit(name: "nf4" | "fp4", book: CodeBook, options: FourBitOptions): 
     throw new PeftError("E_OPTION", `[qlora] blockSize must be one of ${blockSizes.join(", ")}, not ${blockSize}`)
   return {
     name,
-    files: fourBitFiles(name, book, { doubleQuant }),
-    async encode(backend, shape, rows, { dtype = "f32", source } = {}): Promise<Weight> {
-      const quantiser = fourBitQuantiser(name, book, blockSize, shape[0] * shape[1])
-      for await (const some of rows) quantiser.push(some)
-      const { codes, absmax } = quantiser.finish()
-      const plain = { format: name, bits: 4, codeBook: book.values, blockSize, dtype } as const
-      if (!doubleQuant)
-        return storedFourBit(packedWeight(backend, plain, shape, { codes, scales: absmax }, source ? { source } : {}))
-      const nested = nest(name, absmax)
-      const layout: PackedLayout = {
-        ...plain,
-        nested: { codeBook: dynamicBook.values, blockSize: nestedBlockSize, offset: nested.offset },
-      }
-      const data: PackedData = { codes, scales: nested.codes, nestedScales: nested.scales }
-      return storedFourBit(packedWeight(backend, layout, shape, data, source ? { source } : {}))
-    },
+    files: fourBitFiles(name, book, { doubleQuant }, encode),
+    encode: (backend, shape, rows, { dtype = "f32", source } = {}) =>
+      encode(backend, { type: name, book, blockSize, doubleQuant, dtype }, shape, rows, source ? { source } : {}),
   }
+}
+
+const encode: EncodeFourBit = async (backend, packing, shape, rows, source = {}) => {
+  const { type, book, blockSize, doubleQuant, dtype } = packing
+  const quantiser = fourBitQuantiser(type, book, blockSize, shape[0] * shape[1])
+  for await (const some of rows) quantiser.push(some)
+  const { codes, absmax } = quantiser.finish()
+  const plain = { format: type, bits: 4, codeBook: book.values, blockSize, dtype } as const
+  const stored = (layout: PackedLayout, data: PackedData): Weight =>
+    storedFourBit(packedWeight(backend, layout, shape, data, source), (more) => encode(backend, packing, shape, more))
+  if (!doubleQuant) return stored(plain, { codes, scales: absmax })
+  const { codes: scales, scales: nestedScales, offset } = nest(type, absmax)
+  const nested = { codeBook: dynamicBook.values, blockSize: nestedBlockSize, offset }
+  return stored({ ...plain, nested }, { codes, scales, nestedScales })
 }

@@ -3,6 +3,7 @@
  * Rounded to float16 first, as bitsandbytes does. Knows no model and no adapter.
  */
 import {
+  type Backend,
   type PackedLayout,
   type PackedWeight,
   packedWeight,
@@ -48,7 +49,8 @@ export function int8(): WeightFormat {
         }
       }
       if (row !== out) throw countError("int8", row * columns, out * columns)
-      return storedInt8(packedWeight(backend, layoutOf(columns), shape, { codes, scales }, source ? { source } : {}))
+      const packed = packedWeight(backend, layoutOf(columns), shape, { codes, scales }, source ? { source } : {})
+      return storedInt8(backend, packed)
     },
   }
 }
@@ -73,16 +75,16 @@ const files: WeightFiles = {
       throw stateError(`${module}.weight_format`, "only 0, row by row, is known")
     const scales = finite(given, "SCB", f32Of(given, "SCB", out))
     const data = { codes: bytesOf(given, "weight", out * columns), scales }
-    return storedInt8(packedWeight(backend, layoutOf(columns), shape, data, source ? { source } : {}))
+    return storedInt8(backend, packedWeight(backend, layoutOf(columns), shape, data, source ? { source } : {}))
   },
 }
 
-function storedInt8(weight: PackedWeight): Weight {
+function storedInt8(backend: Backend, weight: PackedWeight): Weight {
   const { packed } = weight
   const stored: StoredWeight = new Map([
     ["weight", { dtype: "I8", shape: packed.shape, data: () => readPacked(packed, "codes") }],
     ["SCB", { dtype: "F32", shape: [packed.shape[0]], data: () => readPacked(packed, "scales") }],
     ["weight_format", { dtype: "U8", shape: [], data: Uint8Array.of(0) }],
   ])
-  return { ...weight, stored }
+  return { ...weight, stored, encode: (rows) => int8().encode(backend, packed.shape, rows) }
 }

@@ -17,9 +17,9 @@ export interface TensorInput {
   readonly data: ArrayBufferView
 }
 
-/** A tensor to write; `data` may be a function that makes the elements when their turn has come. */
+/** A tensor to write; `data` may be a function that makes the elements when their turn has come, whole or in pieces that follow each other. */
 export interface LazyTensorInput extends Omit<TensorInput, "data"> {
-  readonly data: ArrayBufferView | (() => ArrayBufferView | Promise<ArrayBufferView>)
+  readonly data: ArrayBufferView | (() => ArrayBufferView | Promise<ArrayBufferView> | AsyncIterable<ArrayBufferView>)
 }
 
 /** Tensors by name: a Map, or any list of pairs. Their order does not matter. */
@@ -48,8 +48,21 @@ export async function writeSafetensors(
   for (const { name, tensor } of entries) if (typeof tensor.data !== "function") tensorView(name, tensor, tensor.data)
   async function* chunks(): AsyncGenerator<Uint8Array> {
     yield header
-    for (const { name, tensor } of entries)
-      yield tensorView(name, tensor, typeof tensor.data === "function" ? await tensor.data() : tensor.data)
+    for (const { name, tensor, byteLength } of entries) {
+      const data = typeof tensor.data === "function" ? await tensor.data() : tensor.data
+      if (!(Symbol.asyncIterator in data)) {
+        yield tensorView(name, tensor, data)
+        continue
+      }
+      let given = 0
+      for await (const piece of data) {
+        const bytes = bytesOf(name, tensor, piece)
+        given += bytes.byteLength
+        if (given > byteLength) break
+        yield bytes
+      }
+      checkSize(name, tensor, given)
+    }
   }
   await sink.write(path, chunks())
 }
@@ -126,16 +139,28 @@ function checkedBytes(name: string, { dtype, shape }: LazyTensorInput): number {
   return size
 }
 
+const described = (name: string, { dtype, shape }: LazyTensorInput): string =>
+  `tensor ${JSON.stringify(name)} is ${dtype} [${shape}]`
+
 /** The bytes of a tensor's data, after checking that they are what dtype and shape promise. */
-function tensorView(name: string, { dtype, shape }: LazyTensorInput, data: ArrayBufferView): Uint8Array {
+function tensorView(name: string, tensor: LazyTensorInput, data: ArrayBufferView): Uint8Array {
+  const bytes = bytesOf(name, tensor, data)
+  checkSize(name, tensor, bytes.byteLength)
+  return bytes
+}
+
+function bytesOf(name: string, tensor: LazyTensorInput, data: ArrayBufferView): Uint8Array {
+  const { dtype } = tensor
   const given = arrayTag(data)
   const allowed = [arrayName(dtype), "Uint8Array", "DataView", ...(dtype === "F16" ? ["Float16Array"] : [])]
-  const at = `tensor ${JSON.stringify(name)} is ${dtype} [${shape}]`
-  if (!allowed.includes(given)) fail("E_TENSOR_WRITE", `${at}, its data a ${given}; allowed are ${allowed.join(", ")}`)
-  const size = tensorBytes(dtype, shape)
-  if (data.byteLength !== size)
-    fail("E_TENSOR_WRITE", `${at}, which takes ${size} bytes; its data has ${data.byteLength}`)
-  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  if (allowed.includes(given)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  fail("E_TENSOR_WRITE", `${described(name, tensor)}, its data a ${given}; allowed are ${allowed.join(", ")}`)
+}
+
+function checkSize(name: string, tensor: LazyTensorInput, given: number): void {
+  const size = tensorBytes(tensor.dtype, tensor.shape)
+  if (given === size) return
+  fail("E_TENSOR_WRITE", `${described(name, tensor)}, which takes ${size} bytes; its data has ${given}`)
 }
 
 /** Order of UTF-8 bytes, which is that of code points; `<` on strings puts U+E000 to U+FFFF after the emoji. */

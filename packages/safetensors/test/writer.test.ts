@@ -102,6 +102,27 @@ describe("refuses", () => {
     expect(() => serializeSafetensors([], { step: 3 } as never)).toThrow(error)
   })
 
+  it("pieces that are too few, too many, or of another type", async () => {
+    const attempt = async (...pieces: ArrayBufferView[]): Promise<unknown> => {
+      const folder = memoryFiles()
+      async function* data(): AsyncGenerator<ArrayBufferView> {
+        yield* pieces
+      }
+      const tensors = [["a", { dtype: "F32", shape: [3], data }]] as const
+      const found = await writeSafetensors(folder, "a.safetensors", tensors).then(
+        () => folder.files.get("a.safetensors"),
+        (error: Error) => error.message,
+      )
+      if (typeof found === "string") expect(folder.files.size).toBe(0)
+      return found
+    }
+    const whole = serializeSafetensors(one({ dtype: "F32", shape: [3], data: Float32Array.of(1, 2, 3) }))
+    expect(await attempt(Float32Array.of(1), new Float32Array(0), Float32Array.of(2, 3))).toEqual(whole)
+    expect(await attempt(Float32Array.of(1, 2))).toMatch(/takes 12 bytes; its data has 8.*E_TENSOR_WRITE/)
+    expect(await attempt(Float32Array.of(1, 2), Float32Array.of(3, 4))).toMatch(/takes 12 bytes; its data has 16/)
+    expect(await attempt(Int32Array.of(1, 2, 3))).toMatch(/its data a Int32Array.*E_TENSOR_WRITE/)
+  })
+
   it("a size mismatch that shows only when the data is made", async () => {
     const folder = memoryFiles([["x.safetensors", Uint8Array.of(1)]])
     const tensors = [["a", { dtype: "F32", shape: [3], data: () => new Float32Array(2) }]] as const

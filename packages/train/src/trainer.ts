@@ -3,7 +3,8 @@
  * trainable in the view it is given gets trained. Every step is a function of its number, so a run can start at any.
  */
 import type { Communicator, Model } from "@peftjs/core"
-import { alone, PeftError, setValues, trainables } from "@peftjs/core"
+import { alone, isTensor, PeftError, setValues, trainables } from "@peftjs/core"
+import { tensorBytes } from "@peftjs/safetensors"
 import { type Batch, collate, epochOrder, groupRows, groupsPerEpoch } from "./batch.ts"
 import {
   baseFolder,
@@ -186,11 +187,25 @@ async function equalise(tensors: ReturnType<typeof tensorsOf>, communicator: Com
   }
 }
 
+/** How the base is packed: layers and bytes by format, as files hold them, so that they are the same on every backend. */
+function packedIn({ params }: Model): Record<string, { layers: number; bytes: number }> {
+  const found: Record<string, { layers: number; bytes: number }> = {}
+  for (const value of params.values()) {
+    if (isTensor(value) || !value.stored) continue
+    const { layers, bytes } = found[value.format] ?? { layers: 0, bytes: 0 }
+    const own = [...value.stored.values()].reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0)
+    found[value.format] = { layers: layers + 1, bytes: bytes + own }
+  }
+  return found
+}
+
 /** What decides a run's numbers, for telling whether a checkpoint is this run's. */
 function recordOf(model: Model, data: Data, settings: Settings, totalSteps: number): RunRecord {
   const { optimizer, gradientCheckpointing, ...numbers } = settings
+  const weights = packedIn(model)
   return {
     data: { rows: data.rows.length, fingerprint: fingerprint(data.rows) },
+    ...(Object.keys(weights).length > 0 ? { weights } : {}),
     base: fingerprint([model.config]),
     method: model.view.adapters
       .filter((a) => a.enabled)

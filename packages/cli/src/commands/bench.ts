@@ -1,26 +1,38 @@
 /** `peft bench`: how long a training step takes on made-up rows, against how fast this machine multiplies, and against another method. */
-import { gemmGflops } from "@peftjs/backend-cpu/node"
-import type { Model } from "@peftjs/core"
-import { loadCausalLM as loadCausalLMFrom } from "@peftjs/models"
-import { loadCausalLM } from "@peftjs/models/node"
-import { nodeFiles } from "@peftjs/safetensors/node"
+import { cpu, gemmGflops, type NodeCpuOptions } from "@peftjs/backend-cpu/node"
+import {
+  bufferOf,
+  bytesPerElement,
+  isTensor,
+  type Model,
+  type PackedWeight,
+  PeftError,
+  type Tensor,
+} from "@peftjs/core"
+import { loadCausalLM } from "@peftjs/models"
 import { jsonl, train } from "@peftjs/train"
-import type { Command } from "commander"
+import { type Command, Option } from "commander"
 import pc from "picocolors"
-import { type BackendFlags, kernelsOf, makeBackend } from "../backend.ts"
+import { type AnyBackend, type BackendFlags, kernelsOf, makeBackend } from "../backend.ts"
 import { locate } from "../hub/locate.ts"
 import { inTurn } from "../in-turn.ts"
 import { printJson } from "../json.ts"
 import { type EstimateInput, estimateMemory, mebibytes } from "../memory/estimate.ts"
 import { headersOnly } from "../memory/headers-only.ts"
 import { shapeBackend } from "../memory/shape-backend.ts"
+import { modelFiles } from "../model-files.ts"
 import { commonOptions, repeated, required, whole } from "../options.ts"
 import { peakRssMb } from "../process-memory.ts"
+import { baseLoading, methodOf, type TrainFlags } from "../train-options.ts"
 import { countParameters, type MethodFlags, makeTrainable, type Sizes } from "../trainable.ts"
+import { storedFormats, type WeightFlags, type WeightType, weightOptions } from "../weights.ts"
 
-interface BenchFlags extends BackendFlags {
+interface BenchFlags extends BackendFlags, WeightFlags {
+  readonly weights?: WeightType
+  readonly kernels?: Kernels
   readonly model?: string
   readonly method: string
+  readonly initAdapter?: string
   readonly methodOption?: readonly string[]
   readonly compare?: string
   readonly r?: number
@@ -31,14 +43,20 @@ interface BenchFlags extends BackendFlags {
   readonly json?: boolean
 }
 
+type Kernels = Exclude<NonNullable<NodeCpuOptions["kernels"]>, "auto">
+const kernelLevels: readonly Kernels[] = ["reference", "wasm", "blas"]
+
 const learningRate = 1e-4
 /** Forward and backward through a frozen base; with the base's own gradients, half as much again. Recomputing is not counted. */
 const flopsPerParameter = { frozen: 4, full: 6 }
 
 export function addBench(program: Command): void {
-  commonOptions(program.command("bench").description("measure training steps on made-up rows"))
-    .option("--model <dir>", "Hugging Face model folder, or ORG/NAME[@REVISION] of the hub")
-    .option("--method <name>", "lora, mora, full, another package or a path", "lora")
+  const own = program.command("bench").description("measure training steps on made-up rows")
+  commonOptions(weightOptions(own, "--weights", "quantise the base's linear layers while loading"))
+    .addOption(new Option("--kernels <level>", "insist on these kernels of the CPU backend").choices(kernelLevels))
+    .option("--model <dir>", "Hugging Face model folder, .gguf file, or ORG/NAME[@REVISION] of the hub")
+    .option("--method <name>", "lora, mora, full, qlora, another package or a path", "lora")
+    .option("--init-adapter <dir>", "start from this PEFT adapter")
     .addOption(
       repeated("--method-option <k=v>", "another option of the method, by its name or PEFT's; several allowed"),
     )
@@ -52,12 +70,15 @@ export function addBench(program: Command): void {
 }
 
 async function runBench(flags: BenchFlags): Promise<void> {
-  const { batchSize, seqLength, steps, method, compare } = flags
+  const { batchSize, seqLength, steps, compare } = flags
+  const asked: Partial<TrainFlags> = flags
+  const [method, loading] = [methodOf(asked as TrainFlags), baseLoading(asked as TrainFlags)]
   const taken = process.memoryUsage.rss()
   const started = performance.now()
-  const backend = await makeBackend(flags)
+  const backend = await backendOf(flags)
   const { folder, name } = await locate(required(flags.model, "--model"), "model")
-  const base = await loadCausalLM(folder, { backend, name })
+  const base = await loadCausalLM(modelFiles(folder), { backend, name, ...loading, formats: storedFormats })
+  const packed = packedOf(base)
   const batch = rows(batchSize, seqLength, base.sites.get(base.head)?.out as number)
   const data = jsonl(batch, "made-up rows")
   const options: EstimateInput["options"] = {
@@ -98,7 +119,7 @@ async function runBench(flags: BenchFlags): Promise<void> {
   const peak = peakRssMb()
   const [run, other] = runs as [Run, Run | undefined]
   const tokens = batchSize * seqLength
-  const step = median(run.seconds.slice(1))
+  const [step, used] = [run.seconds, run.cpu].map((all) => median(all.slice(1))) as [number, number]
   const flops = (method === "full" ? flopsPerParameter.full : flopsPerParameter.frozen) * run.sizes.base * tokens
   const gflops = flops / step / 1e9
   const gemm = await gemmGflops(backend)
@@ -114,13 +135,15 @@ async function runBench(flags: BenchFlags): Promise<void> {
     first_step_s: run.seconds[0],
     load_s: loadSeconds,
     losses: run.losses,
+    cpu_step_s: used,
+    ...(packed ? { packed } : {}),
     ...(other ? await comparison(run, other) : {}),
   }
   if (flags.json) printJson(result)
   else
     process.stdout.write(
       `${Object.entries(result)
-        .map(([key, value]) => `${key}: ${value}`)
+        .map(([key, value]) => `${key}: ${key === "packed" ? JSON.stringify(value) : value}`)
         .join("\n")}\n`,
     )
 
@@ -143,7 +166,9 @@ async function runBench(flags: BenchFlags): Promise<void> {
 
   async function counted(making: MethodFlags): Promise<number> {
     const shapes = shapeBackend(backend)
-    const empty = await loadCausalLMFrom(headersOnly(nodeFiles(folder)), { backend: shapes, name })
+    const empty = await loadCausalLM(headersOnly(modelFiles(folder)), {
+      ...{ backend: shapes, name, ...loading, formats: storedFormats },
+    })
     const attach = (observed: Model): Promise<Model> => makeTrainable(observed, making, () => {})
     const { total } = await estimateMemory({ base: empty, backend: shapes, attach, batch, options, process: taken })
     return mebibytes(total)
@@ -160,8 +185,51 @@ interface Run {
   readonly losses: number[]
 }
 
-const own = ({ methodOption }: BenchFlags): Pick<MethodFlags, "methodOption"> =>
-  methodOption === undefined ? {} : { methodOption }
+/** Throws E_OPTION for kernels of a backend that has no such choice, and what the factories throw. */
+async function backendOf(flags: BenchFlags): Promise<AnyBackend> {
+  const { kernels, backend, maxBufferBytes } = flags
+  if (kernels === undefined) return makeBackend(flags)
+  if (backend !== "cpu")
+    throw new PeftError(
+      "E_OPTION",
+      `[cli] --kernels ${kernels} is a choice of the CPU backend; leave out --backend ${backend}`,
+    )
+  return cpu({ kernels, ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }) })
+}
+
+interface Packed {
+  readonly layers: number
+  readonly values: number
+  /** Of the buffers that hold them, tables included, and what that makes for each value. */
+  readonly bytes: number
+  readonly bits_per_value: number
+}
+
+/** What the quantised layers take, by the buffers that really hold them; nothing where no layer is quantised. */
+function packedOf({ params }: Model): Packed | undefined {
+  const weights = [...params.values()].filter((value): value is PackedWeight => !isTensor(value) && "packed" in value)
+  if (weights.length === 0) return undefined
+  const tensors = weights.flatMap(({ packed: { parts, book, nestedBook } }) => [
+    ...parts.flatMap(({ codes, scales, nestedScales, minimums }) => [codes, scales, nestedScales, minimums]),
+    ...[book, nestedBook],
+  ])
+  // Tables are shared by the layers.
+  const held = [...new Set(tensors)].filter((t) => t !== undefined)
+  const bytes = held.reduce((sum, t) => sum + heldBytes(t), 0)
+  const values = weights.reduce((sum, { shape: [rows, columns] }) => sum + rows * columns, 0)
+  return { layers: weights.length, values, bytes, bits_per_value: (8 * bytes) / values }
+}
+
+/** Of the memory behind it where that can be seen, as on the CPU, whose buffers are often larger than what they hold. */
+function heldBytes(t: Tensor): number {
+  const { data, length, dtype } = bufferOf(t) as ReturnType<typeof bufferOf> & { readonly data?: ArrayBufferView }
+  return data?.buffer.byteLength ?? length * bytesPerElement[dtype]
+}
+
+const own = ({ methodOption, initAdapter }: BenchFlags): Pick<MethodFlags, "methodOption" | "initAdapter"> => ({
+  ...(methodOption === undefined ? {} : { methodOption }),
+  ...(initAdapter === undefined ? {} : { initAdapter }),
+})
 
 const onLayers = ({ r }: BenchFlags): Partial<MethodFlags> => ({
   targetModules: "all-linear",

@@ -2,7 +2,7 @@
 import type { Command } from "commander"
 import pc from "picocolors"
 import { printJson } from "../json.ts"
-import { type Gpus, type Survey, survey } from "../survey.ts"
+import { type Cuda, type Gpus, type Survey, survey } from "../survey.ts"
 
 export function addDoctor(program: Command): void {
   program
@@ -21,7 +21,7 @@ async function runDoctor(flags: { readonly json?: boolean }, version: string): P
 
 const mb = (size: number): string => `${Math.round(size).toLocaleString("en")} MB`
 
-function describe({ peft, node, platform, processor, memory, cpu, webgpu, auto, models }: Survey): string {
+function describe({ peft, node, platform, processor, memory, cpu, webgpu, cuda, auto, models }: Survey): string {
   const blas = "problem" in cpu.blas ? cpu.blas.problem : kernels("BLAS", cpu.blas)
   const wasm = "problem" in cpu.wasm ? cpu.wasm.problem : kernels("WebAssembly", cpu.wasm)
   const lines: [string, string[]][] = [
@@ -30,6 +30,7 @@ function describe({ peft, node, platform, processor, memory, cpu, webgpu, auto, 
     ["memory", [`${mb(memory.total_mb)}, ${mb(memory.free_mb)} free`]],
     ["cpu", [blas, wasm]],
     ["webgpu", gpus(webgpu)],
+    ["cuda", onCuda(cuda)],
     ["auto", [`${auto.backend}: ${auto.why}`]],
     ["models", [`${models.models} in ${models.cache}${models.free_mb === null ? "" : `, ${mb(models.free_mb)} free`}`]],
   ]
@@ -50,6 +51,28 @@ function gpus({ adapters, missing, self_test: test }: Gpus): string[] {
     `features: ${features.join(", ") || "none of those that help"}`,
     ...Object.entries(limits).map(([name, value]) => `${name}: ${value.toLocaleString("en")}`),
   ])
-  const tested = test === "passed" ? [pc.green("self-test passed")] : test ? [pc.red(`self-test: ${test.problem}`)] : []
-  return [...lines, ...(missing === undefined ? [] : [pc.yellow(missing)]), ...tested]
+  return [...lines, ...(missing === undefined ? [] : [pc.yellow(missing)]), ...tested(test)]
+}
+
+function onCuda({ runs, missing, self_test: test }: Cuda): string[] {
+  const lines = runs
+    ? [where(runs), `TensorFlow ${runs.tensorflow}${builtFor(runs)}, ${runs.runtime}, ${runs.library}`]
+    : []
+  return [...lines, ...(missing === undefined ? [] : [pc.yellow(missing)]), ...tested(test)]
+}
+
+type Runs = NonNullable<Cuda["runs"]>
+
+function where({ device, gpu, memory }: Runs): string {
+  if (device === "CPU") return "on the CPU: only for tests, with --device cpu"
+  return [gpu ?? "a GPU without a name", device, memory && mb(memory / 2 ** 20)].filter(Boolean).join(", ")
+}
+
+function builtFor({ cuda, cudnn }: Runs): string {
+  return cuda === undefined ? " without CUDA" : ` with CUDA ${cuda} and cuDNN ${cudnn}`
+}
+
+function tested(test: Gpus["self_test"]): string[] {
+  if (test === undefined) return []
+  return [test === "passed" ? pc.green("self-test passed") : pc.red(`self-test: ${test.problem}`)]
 }

@@ -1,22 +1,27 @@
 /**
- * `peft inspect`: what a model folder, an adapter folder or a bare .safetensors file holds, with every byte read once.
+ * `peft inspect`: what a model folder, an adapter folder, a bare .safetensors or a .gguf file holds, with every byte read once.
  * Fails on anything that would fail, or quietly do harm, when it is used.
  */
 import { stat } from "node:fs/promises"
 import { basename, dirname, extname } from "node:path"
+import { cpu } from "@peftjs/backend-cpu"
 import { PeftError } from "@peftjs/core"
-import { readConfig } from "@peftjs/models"
+import { loadCausalLM, readConfig } from "@peftjs/models"
 import { type FileSource, openModel, openSafetensors, type TensorSource } from "@peftjs/safetensors"
 import { nodeFile, nodeFiles } from "@peftjs/safetensors/node"
 import type { Command } from "commander"
 import { inspectAdapter } from "../inspect-adapter.ts"
+import { inspectGguf } from "../inspect-gguf.ts"
 import { requireFinite, summarise } from "../inspect-tensors.ts"
 import { printJson } from "../json.ts"
+import { shapeBackend } from "../memory/shape-backend.ts"
+import { isGguf } from "../model-files.ts"
+import { storedFormats } from "../weights.ts"
 
 export function addInspect(program: Command): void {
   program
     .command("inspect")
-    .description("what a model folder, an adapter folder or a .safetensors file holds; fails if it is damaged")
+    .description("what a model folder, an adapter folder, a .safetensors or .gguf file holds; fails if it is damaged")
     .argument("<path>")
     .option("--json", "print one JSON object on stdout and nothing else")
     .option("--debug", "show the stack of an error (also PEFT_DEBUG=1)")
@@ -44,13 +49,13 @@ async function describe(path: string): Promise<object> {
   const info = await stat(path).catch((cause) => {
     throw new PeftError("E_FILE_NOT_FOUND", `[cli] cannot inspect ${path}: ${(cause as Error).message}`, { cause })
   })
-  if (!info.isDirectory()) return describeFile(path)
+  if (!info.isDirectory()) return isGguf(path) ? inspectGguf(path) : describeFile(path)
   const files = nodeFiles(path)
   if (await files.has("adapter_config.json")) return inspectAdapter(files)
   if (await files.has("config.json")) return describeModel(files)
   throw new PeftError(
     "E_INSPECT",
-    `[cli] ${path} has neither config.json nor adapter_config.json; give a model folder, an adapter folder or a .safetensors file`,
+    `[cli] ${path} has neither config.json nor adapter_config.json; give a model folder, an adapter folder, a .safetensors or a .gguf file`,
   )
 }
 
@@ -70,6 +75,9 @@ async function describeModel(files: FileSource): Promise<object> {
   const { values } = await readConfig(files)
   const source = await openModel(files)
   await requireFinite(source)
+  // What packed weights say of themselves is for their formats to judge.
+  if (values.quantization_config != null)
+    await loadCausalLM(files, { backend: shapeBackend(await cpu()), formats: storedFormats })
   const shards = new Set([...source.tensors.values()].map(({ file }) => file)).size
   return {
     kind: "model",

@@ -1,10 +1,12 @@
 /** `peft merge`: a model folder with an adapter's effect in its weights. */
 import { resolve } from "node:path"
+import { isTensor, type Model } from "@peftjs/core"
 import { saveMerged } from "@peftjs/models/node"
 import { type Command, Option } from "commander"
 import { locate } from "../hub/locate.ts"
 import { printJson } from "../json.ts"
 import { loadModel, type ModelFlags, modelOptions } from "../model.ts"
+import { modelFiles } from "../model-files.ts"
 import { required } from "../options.ts"
 import { replaceFolder } from "../replace-folder.ts"
 import { loadingOf, type WeightFlags, type WeightType, weightOptions } from "../weights.ts"
@@ -37,19 +39,37 @@ async function runMerge(flags: MergeFlags): Promise<void> {
   const weights = loadingOf(flags)?.weights
   await replaceFolder(output, flags.overwrite ?? false, async (unfinished) => {
     const model = await loadModel(flags)
+    if (!weights && isPacked(model)) {
+      process.stderr.write(
+        `peft: ${flags.model} is quantised: the adapter is merged into what is left of its values. To merge into the original ones, give the model it was made from\n`,
+      )
+    }
     const dtype = flags.dtype ?? storedAs(model.config)
     const own = weights ? { weights } : {}
-    const { maxError, sites, packing } = await saveMerged(model, unfinished, { dtype, copyFrom: folder, ...own })
-    const loss = packing ? { packing_error: packing.maxError, packing_error_relative: packing.relative } : {}
+    const { maxError, sites, packing } = await saveMerged(model, unfinished, {
+      dtype,
+      copyFrom: modelFiles(folder),
+      ...own,
+    })
+    const loss = packing
+      ? {
+          packing_error: packing.maxError,
+          packing_error_mean: packing.meanError,
+          packing_error_relative: packing.relative,
+        }
+      : {}
     return () => {
       if (flags.json) printJson({ max_error: maxError, ...loss, sites, dtype, output: flags.output })
       else
         process.stdout.write(
-          `${sites} layers merged, stored as ${dtype}, largest error ${maxError.toExponential(2)}${packing ? `, packing changes a weight by up to ${(100 * packing.relative).toFixed(1)} % of its largest value` : ""}\nmodel: ${flags.output}\n`,
+          `${sites} layers merged, stored as ${dtype}, largest error ${maxError.toExponential(2)}${packing ? `, packing changes weights by ${packing.meanError.toExponential(2)} on average and by up to ${packing.maxError.toExponential(2)} (${(100 * packing.relative).toFixed(1)} % of the largest)` : ""}\nmodel: ${flags.output}\n`,
         )
     }
   })
 }
+
+const isPacked = ({ params }: Model): boolean =>
+  [...params.values()].some((value) => !isTensor(value) && !dtypes.some((dense) => dense === value.format))
 
 /** The base's own type by its config. */
 export function storedAs(config: Readonly<Record<string, unknown>>): Stored {

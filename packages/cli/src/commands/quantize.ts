@@ -2,12 +2,15 @@
 import { resolve } from "node:path"
 import type { Model, Weight } from "@peftjs/core"
 import { isTensor } from "@peftjs/core"
-import { loadCausalLM, saveModel } from "@peftjs/models/node"
+import { loadCausalLM } from "@peftjs/models"
+import { saveModel } from "@peftjs/models/node"
 import type { Command } from "commander"
 import { type BackendFlags, makeBackend } from "../backend.ts"
 import { locate } from "../hub/locate.ts"
 import { printJson } from "../json.ts"
+import { modelFiles } from "../model-files.ts"
 import { commonOptions, required } from "../options.ts"
+import { peakRssMb } from "../process-memory.ts"
 import { replaceFolder } from "../replace-folder.ts"
 import { loadingAs, type WeightFlags, type WeightType, weightOptions } from "../weights.ts"
 import { storedAs } from "./merge.ts"
@@ -24,7 +27,7 @@ export function addQuantize(program: Command): void {
   const own = program
     .command("quantize")
     .description("write a model folder whose linear layers take 4 or 8 bits a value")
-    .option("--model <dir>", "Hugging Face model folder, or ORG/NAME[@REVISION] of the hub")
+    .option("--model <dir>", "Hugging Face model folder, .gguf file, or ORG/NAME[@REVISION] of the hub")
     .option("--output <dir>", "the new model folder")
     .option("--overwrite", "replace what the output folder holds")
     .option("--config <file.yaml>", "options written down; the command line wins")
@@ -36,18 +39,19 @@ export function addQuantize(program: Command): void {
 async function runQuantize(flags: QuantizeFlags): Promise<void> {
   const output = resolve(required(flags.output, "--output"))
   const { folder, name } = await locate(required(flags.model, "--model"), "model")
+  const files = modelFiles(folder)
   const type = flags.type ?? "nf4"
   const loading = loadingAs(type, flags)
   await replaceFolder(output, flags.overwrite ?? false, async (unfinished) => {
     // A folder that is quantised already is refused: its values have lost what a second time would round.
-    const model = await loadCausalLM(folder, { ...loading, backend: await makeBackend(flags), name, formats: [] })
-    await saveModel(model, unfinished, { dtype: storedAs(model.config), copyFrom: folder })
-    const found = { type, ...sizesOf(model, type), output: flags.output }
+    const model = await loadCausalLM(files, { ...loading, backend: await makeBackend(flags), name, formats: [] })
+    await saveModel(model, unfinished, { dtype: storedAs(model.config), copyFrom: files })
+    const found = { type, ...sizesOf(model, type), peak_rss_mb: peakRssMb(), output: flags.output }
     return () => {
       if (flags.json) printJson(found)
       else
         process.stdout.write(
-          `${found.layers} layers in ${type}, ${found.bits_per_value.toFixed(3)} bits a value, ${(found.bytes / 1e6).toFixed(1)} MB\nmodel: ${flags.output}\n`,
+          `${found.layers} layers in ${type}, ${found.bits_per_value.toFixed(3)} bits a value, ${(found.bytes / 1e6).toFixed(1)} MB; ${Math.round(found.peak_rss_mb).toLocaleString("en")} MB of memory were needed\nmodel: ${flags.output}\n`,
         )
     }
   })

@@ -5,7 +5,6 @@ import { dirname, join } from "node:path"
 import { adapterOf, type Backend, type Model, PeftError } from "@peftjs/core"
 import { loadAdapter } from "@peftjs/core/node"
 import { loadCausalLM } from "@peftjs/models"
-import { nodeFiles } from "@peftjs/safetensors/node"
 import type { Command } from "commander"
 import pc from "picocolors"
 import { makeBackend } from "../backend.ts"
@@ -14,6 +13,7 @@ import { printJson, readJson } from "../json.ts"
 import { headersOnly } from "../memory/headers-only.ts"
 import { bundled, methodFactory } from "../method.ts"
 import { type ModelFlags, modelOptions } from "../model.ts"
+import { modelFiles } from "../model-files.ts"
 import { numeric, required } from "../options.ts"
 import { makeCounter } from "../progress.ts"
 import {
@@ -26,6 +26,7 @@ import {
   standsAlone,
 } from "../spectra.ts"
 import { spectrumPlot } from "../spectrum-plot.ts"
+import { storedFormats } from "../weights.ts"
 
 interface SpectrumFlags extends ModelFlags {
   readonly threshold: number
@@ -69,7 +70,8 @@ async function layersOf(flags: SpectrumFlags, folder: string): Promise<LayerSpec
   const base = whole ? required(flags.model, "--model") : (flags.model ?? (await namedBase(folder)))
   const { folder: model } = await locate(base, "model")
   const counter = makeCounter("layer")
-  const load = (dir: string): Promise<Model> => loadCausalLM(nodeFiles(dir), { backend, name: dir })
+  const load = (dir: string): Promise<Model> =>
+    loadCausalLM(modelFiles(dir), { backend, name: dir, formats: storedFormats })
   if (whole) return modelSpectra(await load(model), await load(folder), counter.done).finally(counter.end)
   const adapted = await withAdapter(await shapesOf(model, backend), flags, folder)
   const enough = standsAlone(adapterOf(adapted)) ? adapted : await withAdapter(await load(model), flags, folder)
@@ -78,7 +80,7 @@ async function layersOf(flags: SpectrumFlags, folder: string): Promise<LayerSpec
 
 /** The model without its weights, of which many an update knows nothing. */
 function shapesOf(folder: string, backend: Backend): Promise<Model> {
-  return loadCausalLM(headersOnly(nodeFiles(folder)), { backend, name: folder })
+  return loadCausalLM(headersOnly(modelFiles(folder)), { backend, name: folder, formats: storedFormats })
 }
 
 async function withAdapter(model: Model, { method }: SpectrumFlags, folder: string): Promise<Model> {

@@ -9,12 +9,15 @@ import { describeDryRun } from "../describe-dry-run.ts"
 import { dryRun } from "../dry-run.ts"
 import { interruptedExitCode, onInterrupt } from "../interrupt.ts"
 import { printJson } from "../json.ts"
-import { sayMemory } from "../memory/before-run.ts"
+import { estimateRun } from "../memory/before-run.ts"
+import { describeEstimate } from "../memory/estimate.ts"
+import { withoutWeights } from "../memory/without-weights.ts"
 import { required } from "../options.ts"
 import { openOutput } from "../output.ts"
 import { makeProgress } from "../progress.ts"
 import { allFinite, makeKeeper, writtenOf } from "../result.ts"
 import { describeSummary, summarise } from "../summary.ts"
+import { type Team, teamOf } from "../team.ts"
 import { methodOf, type TrainFlags, trainingOptions, trainOptions } from "../train-options.ts"
 import { countParameters, makeTrainable, type Sizes } from "../trainable.ts"
 
@@ -30,16 +33,25 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     else process.stdout.write(`${describeDryRun(found)}\n`)
     return
   }
+  const team = await teamOf(flags)
+  try {
+    await trainWith(team, flags, team.leads ? warn : () => {})
+  } finally {
+    await team.stop()
+  }
+}
+
+async function trainWith(team: Team, flags: TrainFlags, warn: (text: string) => unknown): Promise<void> {
   const folder = required(flags.output ?? flags.resume, "--output")
   const output = await openOutput(folder, flags)
   // Refused before anything is loaded.
   trainingOptions(flags)
   const data = await jsonlFile(required(flags.data, "--data"))
   const evalData = flags.evalData === undefined ? undefined : await jsonlFile(flags.evalData)
-  const backend = await makeBackend(flags)
+  const backend = await makeBackend({ ...flags, threads: team.threads })
   const source = await baseSource(flags, output.model)
-  const taken = process.memoryUsage.rss()
-  const base = await baseModel(source, { backend, seed: flags.seed })
+  const { through, taken } = withoutWeights(team.through)
+  const base = await baseModel(source, { backend, seed: flags.seed, through })
   const method = methodOf(flags)
   const making = { ...flags, ...(await startingAdapter(flags)), method }
   const model = await makeTrainable(base, making, warn)
@@ -50,14 +62,17 @@ async function runTrain(flags: TrainFlags): Promise<void> {
 
   const total = flags.maxSteps ?? Math.ceil((flags.epochs ?? 1) * groupsPerEpoch(data.rows.length, options))
   const restart = options.restart && planRestarts(model, options.restart, total)
-  const progress = makeProgress(total)
+  const progress = makeProgress(total, team.leads ? process.stderr : silence)
   const kernels = kernelsOf(backend)
   progress.say(`${introduction(sizes)}, ${data.rows.length} rows, ${total} steps, ${kernels}`)
-  progress.say(await sayMemory({ source, making, backend, data, options, process: taken, tokenizer: base.tokenizer }))
+  const { tokenizer } = base
+  const planned = { source, making, backend, data, options, process: taken(), tokenizer }
+  const needed = team.leads ? await estimateRun(planned) : { problem: "" }
+  progress.say("problem" in needed ? `memory not estimated: ${needed.problem}` : describeEstimate(needed))
   if (output.resume) progress.say(`going on after step ${output.from}`)
   else if (flags.resume !== undefined) progress.say("no checkpoint had been written: starting again")
 
-  const keep = makeKeeper(model, base, source.folder, flags, output)
+  const keep = team.leads ? makeKeeper(model, base, source.folder, flags, output) : async () => {}
   const interrupt = onInterrupt(() => progress.say("stopping after this micro-batch; Ctrl-C again quits at once"))
   const started = performance.now()
   let done = output.from
@@ -67,9 +82,10 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     result = await train(model, data, {
       ...options,
       ...{ checkpoints: output.checkpoints, resume: output.resume, signal: interrupt.signal },
+      communicator: team.join(),
       ...(evalData ? { evalData } : {}),
       async onStep(metrics, view) {
-        await output.record(metrics)
+        if (team.leads) await output.record(metrics)
         current = view
         done = metrics.step
         progress.step(metrics)
@@ -94,6 +110,7 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     progress.end()
     interrupt.stop()
   }
+  if (!team.leads) return
   const seconds = (performance.now() - started) / 1000
   const saved = result.steps > 0 ? writtenOf(result.model, model, output) : {}
   const summary = await summarise({
@@ -105,6 +122,7 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     metrics: output.metrics,
     saved,
     restart,
+    estimated: "problem" in needed ? undefined : needed.total,
   })
   if (flags.json) printJson(summary)
   else process.stdout.write(`${describeSummary(summary)}\n`)
@@ -114,6 +132,8 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   )
   process.exitCode = interruptedExitCode
 }
+
+const silence = { write: () => true }
 
 function describeRestart({ cycle, step, sites, maxError }: Restarted): string {
   if (cycle === 0) return `the adapter begins after ${step} steps of full training`

@@ -1,9 +1,10 @@
 /**
- * What `--model` and `--adapter` name: a folder, or ORG/NAME[@REVISION] of the hub, whose files are then fetched to the cache.
+ * What `--model` and `--adapter` name: a folder or a .gguf file, or ORG/NAME[@REVISION] of the hub, whose files are then fetched to the cache.
  * The order of things; knows neither HTTP nor the cache's layout.
  */
 import { existsSync } from "node:fs"
 import { PeftError } from "@peftjs/core"
+import { isGguf } from "../model-files.ts"
 import { type RepoCache, repoCache } from "./cache.ts"
 import { type HubClient, hubClient } from "./client.ts"
 import { download } from "./download.ts"
@@ -12,7 +13,7 @@ import { isCommit, parseRepo, type Repo, type RepoKind, shardIndex, wantedFiles 
 import { type HubSettings, hubSettings } from "./settings.ts"
 
 export interface Located {
-  /** With the files in it. */
+  /** With the files in it, or a .gguf file. */
   readonly folder: string
   /** What it is called in adapters: the path as given, or ORG/NAME. */
   readonly name: string
@@ -34,7 +35,7 @@ const refusals = ["E_HUB_ACCESS", "E_HUB_NOT_FOUND", "E_HUB_NETWORK"]
  * @throws E_HUB_OFFLINE, E_HUB_PACKAGE, E_HUB_ACCESS, E_HUB_NOT_FOUND, E_HUB_FILES, E_HUB_NETWORK, E_WRITE, E_PATH
  */
 export async function locate(text: string, kind: RepoKind, options: LocateOptions = {}): Promise<Located> {
-  const repo = existsSync(text) ? undefined : parseRepo(text)
+  const repo = existsSync(text) || isGguf(text) ? undefined : parseRepo(text)
   if (!repo) return { folder: text, name: text }
   const { settings = hubSettings(), connect = hubClient, stream = process.stderr } = options
   const cache = repoCache(settings.cache, repo)

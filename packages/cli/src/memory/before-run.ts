@@ -1,9 +1,9 @@
-/** The line about memory that a run begins with. A run whose need cannot be estimated runs all the same. */
+/** What a run is told about memory before it begins. A run whose need cannot be estimated runs all the same. */
 import type { Backend, Tokenizer } from "@peftjs/core"
 import type { Data } from "@peftjs/train"
 import { type BaseSource, baseModel } from "../base-model.ts"
 import { type MethodFlags, makeTrainable } from "../trainable.ts"
-import { describeEstimate, type EstimateInput, estimateMemory, longestBatch } from "./estimate.ts"
+import { type EstimateInput, estimateMemory, longestBatch, type MemoryEstimate } from "./estimate.ts"
 import { headersOnly } from "./headers-only.ts"
 import { shapeBackend } from "./shape-backend.ts"
 
@@ -16,8 +16,9 @@ export interface Planned extends Pick<EstimateInput, "options" | "process"> {
   readonly tokenizer: Tokenizer | undefined
 }
 
-/** "about 812 MB of memory for 4 rows of 256 tokens". */
-export async function sayMemory({ source, making, backend, data, tokenizer, ...rest }: Planned): Promise<string> {
+/** The estimate, or why there is none. */
+export async function estimateRun(planned: Planned): Promise<MemoryEstimate | { readonly problem: string }> {
+  const { source, making, backend, data, tokenizer, ...rest } = planned
   try {
     const shapes = shapeBackend(backend)
     const base = await baseModel(source, {
@@ -30,8 +31,8 @@ export async function sayMemory({ source, making, backend, data, tokenizer, ...r
     })
     const attach: EstimateInput["attach"] = (observed) => makeTrainable(observed, making, () => {})
     const batch = longestBatch(data, tokenizer, rest.options)
-    return describeEstimate(await estimateMemory({ ...rest, base, backend: shapes, batch, attach }))
+    return await estimateMemory({ ...rest, base, backend: shapes, batch, attach })
   } catch (error) {
-    return `memory not estimated: ${error instanceof Error ? error.message : error}`
+    return { problem: error instanceof Error ? error.message : String(error) }
   }
 }

@@ -6,14 +6,15 @@
  *   total = process + max(weights + trainable + optimizer + activations,
  *                         weights + trainable + optimizer + kept + logits)
  *
- * - process: what Node and the kernels' library take before a model is there; measured.
+ * - process: what Node, the kernels' library and the tokenizer take, without the model's weights; measured.
  * - activations: the most that a pass through the layers, forward or backward, holds at once beyond the first three: what was kept for
  *   the backward pass, gradients, and what is being worked on.
  * - kept: what the forward pass has left for the backward pass when it reaches the head.
  * - logits: the most that the head and the loss hold beyond that, forward or backward.
  * Not counted: memory that the backend has been given back and will give out again, workspace inside kernels, and the garbage of
- * reading files. Against the peak of `peft bench` on the CPU it is therefore somewhat low: SmolLM2-135M with LoRA, 4 rows of 256 tokens,
- * 1,984 of 2,044 MB (0.97); one row of 64 tokens, checkpointed, 573 of 644 MB (0.89); a Llama of 156,480 parameters, 117 of 128 MB (0.91).
+ * reading files, which grows with the model. Against the peak it is therefore low: SmolLM2-135M with LoRA, 4 rows of 256 tokens, 1,984 of
+ * 2,044 MB (0.97); one row of 64 tokens, checkpointed, 573 of 644 MB (0.89); a Llama of 156,480 parameters, 117 of 128 MB (0.91); one of
+ * 1.2 billion in nf4, one row of 64 tokens, checkpointed, 1,229 of 1,781 MB (0.69).
  */
 import { apply, bindModel, detachOverlays, type Model, mergePlan, type Op, sizeOf, unfreeze } from "@peftjs/core"
 import type { Data } from "@peftjs/train"
@@ -44,7 +45,7 @@ export interface EstimateInput {
   attach(base: Model): Promise<Model>
   readonly batch: readonly object[]
   readonly options: TrainOptions & { readonly batchSize: number; readonly gradientAccumulationSteps: number }
-  /** Bytes the process had before a model was there. */
+  /** Bytes the process has without the model. */
   readonly process: number
 }
 
@@ -171,9 +172,27 @@ export function fullBatch(
   return Array.from({ length: options.batchSize }, () => ({ input_ids: ids, labels: ids }))
 }
 
-/** "about 812 MB of memory for 4 rows of 256 tokens". */
-export function describeEstimate({ total, rows, tokens }: MemoryEstimate): string {
-  return `about ${Math.round(mebibytes(total)).toLocaleString("en")} MB of memory for ${rows} rows of ${tokens} tokens`
+/** What an estimate consists of, in the order of a run, in words. */
+export const estimateParts: Readonly<Record<Exclude<keyof MemoryEstimate, "total" | "rows" | "tokens">, string>> = {
+  process: "Node, the kernels and the tokenizer",
+  weights: "of the base, as they are stored",
+  trainable: "what is trained",
+  optimizer: "its averages",
+  merged: "the layers that restarts merge into: f32, whatever the base is stored in, which stays beside them",
+  activations: "of the layers, kept for the backward pass or worked on, with gradients",
+  logits: "and the loss, where that moment needs more",
 }
+
+/** "about 812 MB of memory for 4 rows of 256 tokens: process 101, weights 258 …". */
+export function describeEstimate(estimate: MemoryEstimate): string {
+  const { total, rows, tokens } = estimate
+  const parts = (Object.keys(estimateParts) as (keyof typeof estimateParts)[]).flatMap((part) => {
+    const bytes = estimate[part]
+    return bytes === undefined ? [] : `${part} ${megabytes(bytes)}`
+  })
+  return `about ${megabytes(total)} MB of memory for ${rows} rows of ${tokens} tokens: ${parts.join(", ")}`
+}
+
+const megabytes = (bytes: number): string => Math.round(bytes / 2 ** 20).toLocaleString("en")
 
 export const mebibytes = (bytes: number): number => Math.round((10 * bytes) / 2 ** 20) / 10

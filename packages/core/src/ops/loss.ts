@@ -1,5 +1,5 @@
 /** Cross-entropy, whole or over pieces of the vocabulary so that the logits never exist at once. */
-import { bufferOf, full, scope, wrap } from "../engine.ts"
+import { bufferOf, free, full, hold, scope, wrap } from "../engine.ts"
 import { call, constant, coordinate, input } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
@@ -66,26 +66,60 @@ const larger = call("max", input(0), input(1))
 const smaller = call("min", input(0), input(1))
 const logAddExp = call("add", larger, call("log", call("add", constant(1), call("exp", call("sub", smaller, larger)))))
 
-const linearCrossEntropyOp: Op<{ weight: Weight; vocabChunk: number }> = {
-  forward([x, labels], { weight, vocabChunk }) {
+// What was added up relative to an earlier normaliser, and what is added relative to the new one.
+const rescaledSum = call("add", call("mul", input(0), call("exp", call("sub", input(1), input(2)))), input(3))
+
+interface LinearCrossEntropy {
+  readonly weight: Weight
+  readonly vocabChunk: number
+  /** Whether the gradient with respect to x is found in the forward pass, while the logits exist: nothing else needs them again then. */
+  readonly ahead: boolean
+}
+
+/** Of the pieces so far: log Σ exp of their logits, and Σ softmax · W. */
+interface Running {
+  readonly lse: Tensor
+  readonly mean?: Tensor
+}
+
+function freeRunning({ lse, mean }: Running): void {
+  free(lse)
+  if (mean) free(mean)
+}
+
+const linearCrossEntropyOp: Op<LinearCrossEntropy> = {
+  forward([x, labels], { weight, vocabChunk, ahead }) {
     const t = x as Tensor
     const n = t.shape[0] as number
-    let lse = full(t.engine.backend, [n, 1], Number.NEGATIVE_INFINITY)
+    // Held, and given back as soon as there are newer ones; in this scope they would all live until its end.
+    let kept: Running = { lse: hold(full(t.engine.backend, [n, 1], Number.NEGATIVE_INFINITY)) }
     for (const { pieces } of piecesOf(weight, vocabChunk)) {
       for (const piece of pieces) {
-        const before = lse
+        const before = kept
         // A scope each: the logits of one piece are gone before the next one's are made.
-        lse = scope(t.engine, () => map(logAddExp, [before, logSumExp(t.matmul(weight.rows(piece).T))]))
+        kept = scope(t.engine, () => {
+          const rows = weight.rows(piece)
+          const logits = t.matmul(rows.T)
+          const lse = map(logAddExp, [before.lse, logSumExp(logits)])
+          if (!ahead) return { lse: hold(lse) }
+          const own = map(expOfDifference, [logits, lse]).matmul(rows)
+          return {
+            lse: hold(lse),
+            mean: hold(before.mean ? map(rescaledSum, [before.mean, before.lse, lse, own]) : own),
+          }
+        })
+        freeRunning(before)
       }
     }
-    const picked = weight
-      .rows(labels as Tensor)
-      .mul(t)
-      .sum(1)
-    return [lse.reshape([-1]).sub(picked), lse]
+    const [lse, mean] = [kept.lse.detach(), kept.mean?.detach()]
+    freeRunning(kept)
+    const atLabels = weight.rows(labels as Tensor)
+    const loss = lse.reshape([-1]).sub(atLabels.mul(t).sum(1))
+    return mean ? [loss, mean.sub(atLabels)] : [loss, lse]
   },
-  saves: () => [0, 1],
-  gradient({ dy, inputs: [x, labels], extra: [lse], args: { weight, vocabChunk }, needs }) {
+  saves: (_needs, { ahead }) => (ahead ? [] : [0, 1]),
+  gradient({ dy, inputs: [x, labels], extra: [kept], args: { weight, vocabChunk, ahead }, needs }) {
+    if (ahead) return [(kept as Tensor).mul(dy.reshape([-1, 1]))]
     const [t, ids, column] = [x as Tensor, labels as Tensor, dy.reshape([-1, 1])]
     const wanted = needs.slice(2)
     let dx: Tensor | undefined
@@ -94,7 +128,7 @@ const linearCrossEntropyOp: Op<{ weight: Weight; vocabChunk: number }> = {
         const before = dx
         const found = scope(t.engine, () => {
           const rows = weight.rows(piece)
-          const p = map(softmaxTimes, [t.matmul(rows.T), lse as Tensor, column])
+          const p = map(softmaxTimes, [t.matmul(rows.T), kept as Tensor, column])
           const g = needs[0] ? p.matmul(rows) : undefined
           return { dx: g && before ? before.add(g) : g, dw: wanted[part] ? p.T.matmul(t) : undefined }
         })
@@ -120,7 +154,8 @@ const softmaxTimes = call("mul", input(2), call("exp", call("sub", input(0), inp
 
 /**
  * Cross-entropy of x·Wᵀ without the logits: x [n, in], W [vocab, in], labels i32 [n] → [n].
- * At most `vocabChunk` logits per row exist at a time; the backward pass computes them again.
+ * At most `vocabChunk` logits per row exist at a time. Where W is trained the backward pass computes them again; else the gradient of x is
+ * kept in their place.
  */
 export function linearCrossEntropy(
   x: Tensor,
@@ -140,5 +175,6 @@ export function linearCrossEntropy(
   // A chunk's logits and its rows in f32 must fit into one buffer each.
   const fitting = Math.floor(x.engine.backend.supports.maxBufferBytes / (4 * Math.max(...x.shape)))
   const vocabChunk = Math.max(1, Math.min(options.vocabChunk ?? 4096, fitting))
-  return apply(linearCrossEntropyOp, [x, labels, ...trainable], { weight, vocabChunk })
+  const ahead = x.requiresGrad && x.engine.tape !== undefined && trainable.length === 0
+  return apply(linearCrossEntropyOp, [x, labels, ...trainable], { weight, vocabChunk, ahead })
 }

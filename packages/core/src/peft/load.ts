@@ -1,7 +1,7 @@
 /** Reading an adapter that Hugging Face PEFT or we have written. Nothing is imported because a file names it: methods are given. */
 import type { FileSource, TensorSource } from "@peftjs/safetensors"
 import { openSafetensors, readText, toFloat32 } from "@peftjs/safetensors"
-import { attach, freeAdapter, makeAdapter } from "../adapt.ts"
+import { attach, freeAdapter, makeAdapterAsync } from "../adapt.ts"
 import { PeftError } from "../errors.ts"
 import { setValues } from "../host-values.ts"
 import type { AdapterFormat, AdapterMethod, PeftConfig } from "../method.ts"
@@ -67,12 +67,14 @@ export async function loadAdapter(
     )
   }
   const file = await openSafetensors(await files.open(weightsFile))
-  const adapter = makeAdapter(model, method, match.sites, { name, seed: 0, overlays, loaded: config })
+  const made = await makeAdapterAsync(model, method, match.sites, { name, seed: 0, overlays, loaded: config })
+  const states = new Map(made.sites)
+  const adapter: Adapter = { ...made, sites: states }
   try {
-    const { filled, report } = await fill(model, adapter, format, file)
+    const report = await fill(model, adapter, states, format, file)
     if (strict) requireComplete(report, file.name)
     return {
-      model: attach(model, filled),
+      model: attach(model, adapter),
       report: { ...report, peftType: format.peftType, unmatchedTargets: match.unmatched },
     }
   } catch (error) {
@@ -137,12 +139,14 @@ function take({ file, used }: Stock, name: string): string | undefined {
   return key
 }
 
+/** Puts the file's values into an adapter; `states` are its sites, where bases that the file brings along take their place. */
 async function fill(
   model: Model,
   adapter: Adapter,
+  states: Map<string, SiteState>,
   format: AdapterFormat,
   file: TensorSource,
-): Promise<{ filled: Adapter; report: Omit<LoadReport, "peftType" | "unmatchedTargets"> }> {
+): Promise<Omit<LoadReport, "peftType" | "unmatchedTargets">> {
   const stock: Stock = { file, used: new Set() }
   const missing: string[] = []
   let parameters = 0
@@ -180,8 +184,7 @@ async function fill(
       await put(`${sharedPrefix}${format.sharedName(name)}`, [value], "for all layers")
     }
   }
-  const states = new Map<string, SiteState>()
-  for (const [path, state] of adapter.sites) {
+  for (const [path, state] of states) {
     const site = model.sites.get(path) as Site
     for (const [param, { value, saved }] of Object.entries(state.params)) {
       const spelled = (name: string): string => `${keyPrefix}${path}.${name}`
@@ -190,13 +193,15 @@ async function fill(
       if (saved) await put(name, [value], `at ${path} [${site.out}, ${site.in}]`, copies)
     }
     const base = await savedBase(model, site, stock)
-    states.set(path, base ? { ...state, base } : state)
+    if (!base) continue
+    state.base?.free()
+    states.set(path, { ...state, base })
   }
   for (const { name, tensors } of trainedOverlays(model, adapter)) {
     await put(`${keyPrefix}${name}`, tensors, "for this model")
   }
   const unexpected = [...file.tensors.keys()].filter((key) => !stock.used.has(key))
-  return { filled: { ...adapter, sites: states }, report: { sites: states.size, parameters, missing, unexpected } }
+  return { sites: states.size, parameters, missing, unexpected }
 }
 
 /** Refuses a file in which what should be a copy of a tensor is something else. */
