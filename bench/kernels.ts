@@ -2,10 +2,8 @@
  * `npm run bench:kernels`: our products beside tfjs's in Node and beside jax-js's and tfjs's in Chromium, each on one device in one run, and
  * what training steps ask of the device. Prints tables and writes bench/results/kernels-*.json. `--node` or `--chromium` runs that part alone.
  */
-import { execFileSync } from "node:child_process"
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
-import { cpus } from "node:os"
 import { join } from "node:path"
 import { webgpu } from "@peftjs/backend-webgpu/node"
 import { loadCausalLM } from "@peftjs/models/node"
@@ -23,6 +21,7 @@ import {
   ourMatmul,
   tfjsMatmul,
 } from "./kernel-bench.ts"
+import { resultFile, writeResult } from "./results.ts"
 
 const root = join(import.meta.dirname, "..")
 const only = process.argv.slice(2).find((flag) => flag === "--node" || flag === "--chromium")
@@ -47,8 +46,8 @@ async function inNode(): Promise<void> {
   const products = await measureMatmuls([ourMatmul(backend), tfjsMatmul(tf)], matmulShapes, { onRow: progress })
   console.log(`\nProducts in Node on ${deviceName(info)}, medians; a ratio above 1: ours is faster`)
   console.table(matmulTable(products))
-  save("node", {
-    ...{ device: deviceName(info), software: info.software, node: process.version },
+  writeResult(resultFile("kernels-node"), {
+    ...{ device: deviceName(info), software: info.software },
     versions: versions("@tensorflow/tfjs-core", "webgpu"),
     ...{ products, steps, steady },
   })
@@ -72,7 +71,7 @@ async function inChromium(): Promise<void> {
   console.log(`\nProducts in Chromium ${browser} on ${device}, medians; a ratio above 1: ours is faster`)
   console.table(matmulTable(rows))
   const peers = versions("@jax-js/jax", "@tensorflow/tfjs-core")
-  save("chromium", { device, software, browser, versions: peers, products: rows })
+  writeResult(resultFile("kernels-chromium"), { device, software, browser, versions: peers, products: rows })
 }
 
 function progress({ name, m, n, k, ratio }: MatmulRow): void {
@@ -87,14 +86,4 @@ function versions(...names: string[]): Record<string, string> {
       return [name, (JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as { version: string }).version]
     }),
   )
-}
-
-function save(where: string, result: object): void {
-  const folder = join(import.meta.dirname, "results")
-  mkdirSync(folder, { recursive: true })
-  const commit = execFileSync("git", ["rev-parse", "--short", "HEAD"], { cwd: root, encoding: "utf8" }).trim()
-  const processors = cpus()
-  const machine = { cpu: processors[0]?.model.trim(), cores: processors.length }
-  const text = JSON.stringify({ date: new Date().toISOString(), commit, machine, ...result }, undefined, 2)
-  writeFileSync(join(folder, `kernels-${where}.json`), `${text}\n`)
 }

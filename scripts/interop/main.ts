@@ -9,17 +9,23 @@ import useSoftwareVulkan from "../../tests/vulkan.ts"
 import { adapterConfigs } from "./checks/adapter-configs.ts"
 import { adapterFiles } from "./checks/adapter-files.ts"
 import { backendsResume } from "./checks/backends-resume.ts"
+import { billion } from "./checks/billion.ts"
 import { browserAdapter } from "./checks/browser-adapter.ts"
+import { cudaRealModel } from "./checks/cuda-real-model.ts"
 import { deviceLoss } from "./checks/device-loss.ts"
+import { gguf } from "./checks/gguf.ts"
 import { ia3Peft } from "./checks/ia3-peft.ts"
 import { killResume } from "./checks/kill-resume.ts"
 import { merged } from "./checks/merged.ts"
 import { mora } from "./checks/mora.ts"
 import { newAdapters } from "./checks/new-adapters.ts"
 import { peftTrained } from "./checks/peft-trained.ts"
+import { qloraRun } from "./checks/qlora-run.ts"
+import { quantised } from "./checks/quantised.ts"
 import { realRun } from "./checks/real-run.ts"
 import { recordedLogits } from "./checks/recorded-logits.ts"
 import { recordedTraining } from "./checks/recorded-training.ts"
+import { replicas } from "./checks/replicas.ts"
 import { restarts } from "./checks/restarts.ts"
 import { roundTrip } from "./checks/round-trip.ts"
 import { safetensorsCorpus } from "./checks/safetensors-corpus.ts"
@@ -45,10 +51,16 @@ const checks: Record<string, (context: Context) => Promise<void>> = {
   "backends-resume": backendsResume,
   "device-loss": deviceLoss,
   "webgpu-real-model": webgpuRealModel,
+  "cuda-real-model": cudaRealModel,
+  billion,
   "peft-trained": peftTrained,
   merged,
   mora,
+  quantised,
+  gguf,
   "real-run": realRun,
+  "qlora-run": qloraRun,
+  replicas,
 }
 
 async function main(names: string[]): Promise<number> {

@@ -25,6 +25,11 @@ transformers.utils.logging.disable_progress_bar()
 
 def load_base(folder: str):
     """float32 is asked for: transformers 5 would keep the stored bf16. Eager attention is the reference arithmetic."""
+    if "quantization_config" in read_json(f"{folder}/config.json"):
+        # Imported here: only these checks need bitsandbytes.
+        from quantised import load
+
+        return load(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return model.eval()
 

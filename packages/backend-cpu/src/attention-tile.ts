@@ -3,11 +3,20 @@
  * Heads are multiplied where they lie in [batch, t, heads, dim]; one tile of scores exists at a time, and keys no query of it may see are left out.
  */
 import { type AttentionDims, type DeviceBuffer, invariant } from "@peftjs/core"
+import { addressOf, dataOf } from "./buffers.ts"
 import type { Gemm, Matrix } from "./gemm.ts"
-import { softmaxRow } from "./softmax.ts"
+import type { Heap } from "./heap.ts"
+import { softmaxKernels } from "./softmax.ts"
+import { heapView } from "./staging.ts"
 
-/** Queries per tile: small, so that little of the causal triangle's empty half is computed. */
-const tileRows = 64
+/** Most queries per tile: few, so that little of the causal triangle's empty half is computed. */
+const mostRows = 64
+
+/** Most scores of a tile, unless a row has more. */
+const mostScores = 2 ** 21
+
+/** A window that hides nothing, and sums with it that fit an i32. */
+const unlimited = 2 ** 30
 
 export interface Tile {
   readonly batch: number
@@ -17,8 +26,8 @@ export interface Tile {
   /** Keys first…first+width-1 are seen by some query of the tile. */
   readonly first: number
   readonly width: number
-  /** [rows, width]; 0 where a key is hidden, and whole rows of 0 for queries that see no key. */
-  readonly probabilities: Float32Array
+  /** [rows, width] at an address of the heap; 0 where a key is hidden, and whole rows of 0 for queries that see no key. */
+  readonly probabilities: number
   /** Queries of the tile that see no key. */
   readonly blind: readonly number[]
   /** The tile's queries as an operand, from an array laid out as q; its keys, from one laid out as k or v. */
@@ -28,73 +37,80 @@ export interface Tile {
   readonly at: { readonly query: number; readonly key: number; readonly queryStep: number; readonly keyStep: number }
 }
 
+/** Rows of a tile, and bytes of scratch that its scores take. */
+export function tileSize({ queries, keys }: AttentionDims): { readonly rows: number; readonly bytes: number } {
+  const rows = Math.max(1, Math.min(mostRows, queries, Math.floor(mostScores / Math.max(1, keys))))
+  return { rows, bytes: 4 * rows * keys }
+}
+
 /** Visits every tile: all tiles of a head before the next head, all heads of a sequence before the next sequence. */
 export function forEachTile(
+  heap: Heap,
   gemm: Gemm,
   q: Float32Array,
   k: Float32Array,
-  valid: Int32Array | undefined,
+  valid: DeviceBuffer | undefined,
   dims: AttentionDims,
   visit: (tile: Tile) => void,
 ): void {
   const { batch, queries, keys, heads, kvHeads, dim, scale, offset } = dims
-  const window = dims.window ?? Number.POSITIVE_INFINITY
-  const queryStep = heads * dim
-  const keyStep = kvHeads * dim
-  const scores = new Float32Array(Math.min(tileRows, queries) * keys)
-  for (let b = 0; b < batch; b++) {
-    for (let h = 0; h < heads; h++) {
-      const kvHead = Math.floor(h / (heads / kvHeads))
-      for (let row = 0; row < queries; row += tileRows) {
-        const rows = Math.min(tileRows, queries - row)
-        const first = clamp(row + offset - window + 1, keys)
-        const width = Math.max(0, clamp(row + rows + offset, keys) - first)
-        const at = {
-          query: (b * queries + row) * queryStep + h * dim,
-          key: (b * keys + first) * keyStep + kvHead * dim,
-          queryStep,
-          keyStep,
+  const window = Math.min(dims.window ?? unlimited, unlimited)
+  const [queryStep, keyStep] = [heads * dim, kvHeads * dim]
+  const { rows: tileRows, bytes } = tileSize(dims)
+  const { visibleSoftmax } = softmaxKernels(heap)
+  const seen = valid && counts(valid, batch, keys)
+  heap.scratch(bytes + (valid ? 4 * valid.length : 0), (probabilities) => {
+    const mask = valid && maskAt(heap, valid, probabilities + bytes)
+    for (let b = 0; b < batch; b++) {
+      for (let h = 0; h < heads; h++) {
+        const kvHead = Math.floor(h / (heads / kvHeads))
+        for (let row = 0; row < queries; row += tileRows) {
+          const rows = Math.min(tileRows, queries - row)
+          const first = clamp(row + offset - window + 1, keys)
+          const width = Math.max(0, clamp(row + rows + offset, keys) - first)
+          const at = {
+            query: (b * queries + row) * queryStep + h * dim,
+            key: (b * keys + first) * keyStep + kvHead * dim,
+            queryStep,
+            keyStep,
+          }
+          const query = (data: Float32Array): Matrix => matrix(data, at.query, queryStep)
+          const key = (data: Float32Array): Matrix => matrix(data, at.key, keyStep)
+          const scores = heapView(heap, "f32", probabilities, rows * width) as Float32Array
+          gemm.run(rows, width, dim, scale, query(q), { ...key(k), trans: true }, 0, scores, 0, width)
+          const last = row + offset - first
+          visibleSoftmax(probabilities, rows, width, last - window, last, mask ? mask + 4 * (b * keys + first) : 0)
+          const blind: number[] = []
+          for (let r = 0; r < rows; r++) {
+            const from = clamp(row + r + offset - window + 1, keys)
+            const to = Math.max(from, clamp(row + r + offset + 1, keys))
+            const place = b * (keys + 1)
+            const visible = seen ? (seen[place + to] as number) - (seen[place + from] as number) : to - from
+            if (visible === 0) blind.push(r)
+          }
+          visit({ batch: b, row, rows, first, width, probabilities, blind, query, keys: key, at })
         }
-        const query = (data: Float32Array): Matrix => matrix(data, at.query, queryStep)
-        const key = (data: Float32Array): Matrix => matrix(data, at.key, keyStep)
-        const probabilities = scores.subarray(0, rows * width)
-        gemm.run(rows, width, dim, scale, query(q), { ...key(k), trans: true }, 0, probabilities, 0, width)
-        const blind: number[] = []
-        for (let r = 0; r < rows; r++) {
-          const from = clamp(row + r + offset - window + 1, keys) - first
-          const to = clamp(row + r + offset + 1, keys) - first
-          const mask = valid?.subarray(b * keys + first, b * keys + first + width)
-          if (!normalise(probabilities, r * width, width, from, to, mask)) blind.push(r)
-        }
-        visit({ batch: b, row, rows, first, width, probabilities, blind, query, keys: key, at })
       }
     }
-  }
+  })
 }
 
-/** Softmax over the visible part of a row, 0 elsewhere. False if nothing is visible. */
-function normalise(
-  x: Float32Array,
-  start: number,
-  width: number,
-  from: number,
-  to: number,
-  mask: Int32Array | undefined,
-): boolean {
-  const end = Math.max(from, to)
-  x.fill(0, start, start + from)
-  x.fill(0, start + end, start + width)
-  let seen = end - from
-  if (mask !== undefined) {
-    for (let j = from; j < end; j++) {
-      if (mask[j] !== 0) continue
-      x[start + j] = Number.NEGATIVE_INFINITY
-      seen--
-    }
+/** How many keys of a sequence are not hidden, before each: [batch, keys + 1]. */
+function counts(valid: DeviceBuffer, batch: number, keys: number): Int32Array {
+  const data = dataOf(valid)
+  const out = new Int32Array(batch * (keys + 1))
+  for (let b = 0; b < batch; b++) {
+    const to = b * (keys + 1)
+    for (let j = 0; j < keys; j++) out[to + j + 1] = (out[to + j] as number) + (data[b * keys + j] === 0 ? 0 : 1)
   }
-  if (seen > 0) softmaxRow(x, start + from, start + end)
-  else x.fill(0, start, start + width)
-  return seen > 0
+  return out
+}
+
+/** Where the mask is, or has been copied to, in the heap. */
+function maskAt(heap: Heap, valid: DeviceBuffer, to: number): number {
+  const inside = addressOf(valid)
+  if (inside === undefined) heapView(heap, "i32", to, valid.length).set(dataOf(valid))
+  return inside ?? to
 }
 
 /** Throws E_INTERNAL if operands and dims do not agree. */

@@ -1,22 +1,24 @@
 /** Causal attention and its gradient, tile by tile; the backward pass computes the probabilities again instead of keeping them. */
-import type { AttentionDims, DeviceBuffer, FusedKernels } from "@peftjs/core"
+import type { AttentionDims, FusedKernels } from "@peftjs/core"
 import { asF32 } from "./as-f32.ts"
-import { checkAttention, forEachTile, matrix } from "./attention-tile.ts"
-import { dataOf, type Memory } from "./buffers.ts"
-import type { Gemm } from "./gemm.ts"
+import { checkAttention, forEachTile, matrix, tileSize } from "./attention-tile.ts"
+import { addressOf, type CpuBuffer, dataOf, type Memory } from "./buffers.ts"
+import type { Gemm, Matrix } from "./gemm.ts"
+import type { Heap } from "./heap.ts"
+import { heapCopies } from "./heap-copy.ts"
+import { softmaxKernels } from "./softmax.ts"
+import { heapView } from "./staging.ts"
 
-type Valid = Int32Array | undefined
-
-export function createAttention(memory: Memory, gemm: Gemm): FusedKernels["attention"] {
+export function createAttention(memory: Memory, heap: Heap, gemm: Gemm): FusedKernels["attention"] {
   return (q, k, v, valid, dims) => {
     checkAttention(q, k, v, valid, dims)
     const values = asF32(v)
     const out = memory.alloc("f32", q.length)
     const y = out.data
     const { keys, dim } = dims
-    forEachTile(gemm, asF32(q), asF32(k), mask(valid), dims, (tile) => {
+    forEachTile(heap, gemm, asF32(q), asF32(k), valid, dims, (tile) => {
       const { rows, width, first, at } = tile
-      const p = matrix(tile.probabilities, 0, width)
+      const p = scratchMatrix(heap, tile.probabilities, rows, width)
       gemm.run(rows, dim, width, 1, p, tile.keys(values), 0, y, at.query, at.queryStep)
       for (const r of tile.blind) {
         const to = at.query + r * at.queryStep
@@ -33,42 +35,33 @@ export function createAttention(memory: Memory, gemm: Gemm): FusedKernels["atten
 }
 
 /** With P the probabilities: dV = Pᵀ·dY, dP = dY·Vᵀ, dS = scale · P ∘ (dP - rowsum(P ∘ dP)), dQ = dS·K, dK = dSᵀ·Q. */
-export function createAttentionBackward(memory: Memory, gemm: Gemm): FusedKernels["attentionBackward"] {
+export function createAttentionBackward(memory: Memory, heap: Heap, gemm: Gemm): FusedKernels["attentionBackward"] {
   return (q, k, v, valid, dy, dims) => {
     checkAttention(q, k, v, valid, dims)
     const [queries, keys, values, gradient] = [asF32(q), asF32(k), asF32(v), asF32(dy)]
     const dq = memory.alloc("f32", q.length)
     const dk = memory.alloc("f32", k.length)
     const dv = memory.alloc("f32", v.length)
-    dk.data.fill(0)
-    dv.data.fill(0)
-    let scratch = new Float32Array(0)
-    forEachTile(gemm, queries, keys, mask(valid), dims, (tile) => {
-      const { rows, width, at } = tile
-      const { dim, scale } = dims
-      if (scratch.length < rows * width) scratch = new Float32Array(rows * width)
-      const ds = scratch.subarray(0, rows * width)
-      const transposed = { trans: true } as const
-      const dyTile = tile.query(gradient)
-      gemm.run(rows, width, dim, 1, dyTile, { ...tile.keys(values), ...transposed }, 0, ds, 0, width)
-      for (let r = 0; r < rows; r++) scoreGradient(tile.probabilities, ds, r * width, width, scale)
-      const s = matrix(ds, 0, width)
-      gemm.run(rows, dim, width, 1, s, tile.keys(keys), 0, dq.data, at.query, at.queryStep)
-      gemm.run(width, dim, rows, 1, { ...s, ...transposed }, tile.query(queries), 1, dk.data, at.key, at.keyStep)
-      const p = { ...matrix(tile.probabilities, 0, width), ...transposed }
-      gemm.run(width, dim, rows, 1, p, dyTile, 1, dv.data, at.key, at.keyStep)
-      blindGradient(tile.blind, gradient, dv.data, dims, at, tile.first)
+    for (const sum of [dk, dv]) clear(heap, sum)
+    const { dim, scale } = dims
+    const { softmaxBackward } = softmaxKernels(heap)
+    heap.scratch(tileSize(dims).bytes, (ds) => {
+      forEachTile(heap, gemm, queries, keys, valid, dims, (tile) => {
+        const { rows, width, at } = tile
+        const s = scratchMatrix(heap, ds, rows, width)
+        const p = scratchMatrix(heap, tile.probabilities, rows, width)
+        const transposed = { trans: true } as const
+        const dyTile = tile.query(gradient)
+        gemm.run(rows, width, dim, 1, dyTile, { ...tile.keys(values), ...transposed }, 0, s.data, 0, width)
+        softmaxBackward(tile.probabilities, ds, rows, width, scale)
+        gemm.run(rows, dim, width, 1, s, tile.keys(keys), 0, dq.data, at.query, at.queryStep)
+        gemm.run(width, dim, rows, 1, { ...s, ...transposed }, tile.query(queries), 1, dk.data, at.key, at.keyStep)
+        gemm.run(width, dim, rows, 1, { ...p, ...transposed }, dyTile, 1, dv.data, at.key, at.keyStep)
+        blindGradient(tile.blind, gradient, dv.data, dims, at, tile.first)
+      })
     })
     return [dq, dk, dv]
   }
-}
-
-/** ds holds dP and becomes dS. */
-function scoreGradient(p: Float32Array, ds: Float32Array, start: number, width: number, scale: number): void {
-  const end = start + width
-  let dot = 0
-  for (let i = start; i < end; i++) dot += (p[i] as number) * (ds[i] as number)
-  for (let i = start; i < end; i++) ds[i] = scale * (p[i] as number) * ((ds[i] as number) - dot)
 }
 
 /** A query that sees no key is the mean of all values: each gets an equal share of its gradient. */
@@ -89,6 +82,14 @@ function blindGradient(
   }
 }
 
-function mask(valid: DeviceBuffer | undefined): Valid {
-  return valid === undefined ? undefined : (dataOf(valid) as Int32Array)
+/** [rows, width] at an address of the heap. */
+function scratchMatrix(heap: Heap, address: number, rows: number, width: number): Matrix & { data: Float32Array } {
+  const data = heapView(heap, "f32", address, rows * width) as Float32Array
+  return { ...matrix(data, 0, width), data }
+}
+
+function clear(heap: Heap, buffer: CpuBuffer): void {
+  const at = addressOf(buffer)
+  if (at === undefined) dataOf(buffer).fill(0)
+  else heapCopies(heap).zero(at, 4 * buffer.length)
 }

@@ -1,24 +1,17 @@
 /** Puts the kernels together. Knows which kernels a level has, not how any of them works. */
-import {
-  type Backend,
-  type DType,
-  type FusedKernels,
-  type InPlaceKernels,
-  PeftError,
-  type TypedArray,
-} from "@peftjs/core"
-import { adamw } from "./adamw.ts"
+import { type Backend, type DType, type FusedKernels, hostArray, type InPlaceKernels, PeftError } from "@peftjs/core"
+import { createAdamW } from "./adamw.ts"
 import { createAttention, createAttentionBackward } from "./attention.ts"
 import { createMemory, dataOf, type Memory } from "./buffers.ts"
-import { fastExp } from "./exp.ts"
 import type { Gemm } from "./gemm.ts"
+import { createHeap, type Heap } from "./heap.ts"
 import { createLayerNorm, createLayerNormBackward } from "./layer-norm.ts"
 import { createLogSumExp } from "./log-sum-exp.ts"
 import { createMap } from "./map.ts"
 import { createMatmul } from "./matmul.ts"
 import { createConcat, createPermute, createSlice } from "./move.ts"
 import { createPackedMatmul, createUnpack } from "./packed.ts"
-import { fillRandom } from "./random.ts"
+import { createRandomBits } from "./random.ts"
 import { createReduce } from "./reduce.ts"
 import { createRmsNorm, createRmsNormBackward } from "./rms-norm.ts"
 import { createRope } from "./rope.ts"
@@ -45,8 +38,15 @@ const dtypes: readonly DType[] = ["f32", "f16", "bf16", "i32", "u32", "u8"]
 /** Indices inside one buffer stay within 31 bits, which keeps loops in integer registers. */
 export const defaultMaxBufferBytes: number = 2 ** 31
 
-export function createBackend(gemm: Gemm, info: CpuInfo, maxBufferBytes: number = defaultMaxBufferBytes): CpuBackend {
-  const memory = createMemory(maxBufferBytes)
+/** Without a heap (the reference, or an engine without WebAssembly SIMD) there are required kernels alone, in TypeScript. */
+export function createBackend(
+  gemm: Gemm,
+  info: CpuInfo,
+  maxBufferBytes: number = defaultMaxBufferBytes,
+  heap: Heap | undefined = info.kernels === "reference" ? undefined : createHeap(),
+): CpuBackend {
+  const memory = createMemory(maxBufferBytes, heap)
+  const product = (heap && gemm.on?.(heap)) ?? gemm
   return {
     name: "cpu",
     specVersion: 1,
@@ -56,46 +56,44 @@ export function createBackend(gemm: Gemm, info: CpuInfo, maxBufferBytes: number 
       if (!dtypes.includes(dtype)) {
         throw new PeftError("E_UNSUPPORTED", `[backend-cpu] cannot hold ${dtype}; it holds ${dtypes.join(", ")}`)
       }
-      const buffer = memory.alloc(dtype, data.length)
-      ;(buffer.data as TypedArray).set(data)
-      return buffer
+      return memory.upload(data, dtype)
     },
     free: (buffer) => memory.free(buffer),
-    read: async (buffer) => dataOf(buffer).slice(),
+    read: async (buffer) => {
+      const copy = hostArray(buffer.dtype, buffer.length)
+      copy.set(dataOf(buffer))
+      return copy
+    },
     flush: async () => {},
     kernels: {
-      map: createMap(memory, { exp: info.kernels === "reference" ? Math.exp : fastExp }),
+      map: createMap(memory),
       reduce: createReduce(memory),
-      matmul: createMatmul(memory, gemm),
+      matmul: createMatmul(memory, product),
       gather: createGather(memory),
       scatterAdd: createScatterAdd(memory),
       permute: createPermute(memory),
       slice: createSlice(memory),
       concat: createConcat(memory),
-      randomBits(key, n) {
-        const out = memory.alloc("u32", n)
-        fillRandom(out.data, key)
-        return out
-      },
-      // The reference has none of these, so that core's decompositions are run somewhere.
-      ...(info.kernels === "reference" ? {} : fused(memory, gemm)),
+      randomBits: createRandomBits(memory),
+      // The reference has no heap and none of these, so that core's decompositions are run somewhere.
+      ...(heap ? fused(memory, heap, product) : {}),
     },
   }
 }
 
-function fused(memory: Memory, gemm: Gemm): Partial<FusedKernels> & InPlaceKernels {
+function fused(memory: Memory, heap: Heap, gemm: Gemm): Partial<FusedKernels> & InPlaceKernels {
   return {
-    softmax: createSoftmax(memory),
-    logSumExp: createLogSumExp(memory),
-    rmsNorm: createRmsNorm(memory),
-    rmsNormBackward: createRmsNormBackward(memory),
-    layerNorm: createLayerNorm(memory),
-    layerNormBackward: createLayerNormBackward(memory),
-    rope: createRope(memory),
-    attention: createAttention(memory, gemm),
-    attentionBackward: createAttentionBackward(memory, gemm),
+    softmax: createSoftmax(memory, heap),
+    logSumExp: createLogSumExp(memory, heap),
+    rmsNorm: createRmsNorm(memory, heap),
+    rmsNormBackward: createRmsNormBackward(memory, heap),
+    layerNorm: createLayerNorm(memory, heap),
+    layerNormBackward: createLayerNormBackward(memory, heap),
+    rope: createRope(memory, heap),
+    attention: createAttention(memory, heap, gemm),
+    attentionBackward: createAttentionBackward(memory, heap, gemm),
     packedMatmul: createPackedMatmul(memory, gemm),
     unpack: createUnpack(memory),
-    adamw,
+    adamw: createAdamW(heap),
   }
 }

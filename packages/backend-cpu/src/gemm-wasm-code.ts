@@ -2,7 +2,8 @@
  * The inner loops of the WebAssembly product: for all pairs of packed panels, a 4x8 block of C in registers.
  * 4x8 because the 8 sums, 2 columns of B and a splat of A fit the 16 vector registers of x64; 6x8 and 4x12 spill and are slower.
  */
-import { type Code, op, type WasmFunction, wasmModule } from "./wasm-module.ts"
+import type { ValueType, WasmFunction } from "./wasm-module.ts"
+import { type Code, op } from "./wasm-op.ts"
 
 /** Rows of a panel of A, columns of a panel of B. */
 export const tileRows = 4
@@ -94,7 +95,11 @@ function tile(relaxed: boolean): Code {
   ]
 }
 
-function multiply(relaxed: boolean): WasmFunction {
+/**
+ * (a, b, c, panelsA, panelsB, depth, strideA, strideB, ldc, accumulate). `relaxed` uses the fused multiply-add of relaxed SIMD, which rounds
+ * once; not every engine has it.
+ */
+export function multiplyFunction(relaxed: boolean): WasmFunction {
   const body = op.loop([
     // One panel of B against all panels of A: `row` counts them down, `rowC` and `atA` walk along.
     ...[...op.get(panelsA), ...op.set(row), ...op.get(c), ...op.set(rowC), ...op.get(a), ...op.set(atA)],
@@ -111,10 +116,7 @@ function multiply(relaxed: boolean): WasmFunction {
     ...move(c, op.i32(stepBytes.b)),
     ...decrement(panelsB),
   ])
-  return { name: "multiply", params: parameters, locals: { i32: integers, v128: vectors }, body }
-}
-
-/** The module's bytes. `relaxed` uses the fused multiply-add of relaxed SIMD, which rounds once; not every engine has it. */
-export function gemmModule(relaxed: boolean): Uint8Array<ArrayBuffer> {
-  return wasmModule([multiply(relaxed)])
+  const many = (n: number, type: ValueType): ValueType[] => new Array<ValueType>(n).fill(type)
+  const locals = [...many(integers, "i32"), ...many(vectors, "v128")]
+  return { name: "multiply", params: many(parameters, "i32"), locals, body }
 }

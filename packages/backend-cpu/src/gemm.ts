@@ -3,6 +3,7 @@
  * Row-major with leading dimensions, so that a head of [batch, t, heads, dim] is an operand where it lies. Knows no buffers and no batches.
  */
 import type { FloatType } from "./half.ts"
+import type { Heap } from "./heap.ts"
 
 /** op(data) from `offset` on; `ld` elements lie between stored rows. With `trans` the stored matrix is the transpose of the operand. */
 export interface Matrix {
@@ -31,6 +32,8 @@ export interface Gemm {
     offset: number,
     ld: number,
   ): void
+  /** The same on a heap, which most operands then lie in. */
+  on?(heap: Heap): Gemm
 }
 
 /** What an empty inner dimension leaves of C: true when that was all there is to do. */

@@ -1,8 +1,15 @@
-/** `map` without generated code, for pages whose policy forbids `new Function`: a tree of closures walked once per element. Slow and short. */
-import { type DType, type Expr, isLeaf, scalarFunctions, type TypedArray } from "@peftjs/core"
+/** `map` without generated code, for the reference and for engines without WebAssembly SIMD: a tree of closures walked once per element. Slow and short. */
+import { type DType, type Expr, isLeaf, type Layout, scalarFunctions, type TypedArray } from "@peftjs/core"
 import { f16Table, toBf16, toF16 } from "./half.ts"
-import type { MapLoop } from "./map-compile.ts"
-import type { Layout } from "./map-layout.ts"
+
+/** Fills `out`. `strides` holds the layout's strides, operand after operand. */
+export type MapLoop = (
+  out: TypedArray,
+  inputs: readonly TypedArray[],
+  scalars: readonly number[],
+  sizes: readonly number[],
+  strides: readonly number[],
+) => void
 
 interface Cursor {
   readonly inputs: readonly TypedArray[]

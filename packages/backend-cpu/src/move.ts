@@ -1,11 +1,21 @@
 /** Kernels that move elements without looking at them: permute, slice, concat. Any element type. */
-import { type Axis, type DeviceBuffer, invariant, type Shape, sizeOf, type TypedArray } from "@peftjs/core"
-import { dataOf, type Memory } from "./buffers.ts"
+import {
+  type Axis,
+  bytesPerElement,
+  type DeviceBuffer,
+  invariant,
+  permutedLoops,
+  type Shape,
+  sizeOf,
+  type TypedArray,
+} from "@peftjs/core"
+import { addressOf, type CpuBuffer, dataOf, type Memory } from "./buffers.ts"
+import { heapCopies } from "./heap-copy.ts"
 
 /** Side of the square blocks of a transposition: both sides' cache lines stay in the first-level cache. */
 const block = 32
 
-/** Runs shorter than this are copied element by element; a call to `set` costs about as much. */
+/** Runs shorter than this are copied element by element; a call that copies costs about as much. */
 const shortRun = 16
 
 export function createPermute(
@@ -15,23 +25,23 @@ export function createPermute(
     const data = dataOf(x)
     invariant(x.length === sizeOf(shape), `backend-cpu: permute of ${x.length} elements as [${shape}]`)
     const out = memory.alloc(x.dtype, x.length)
-    if (x.length > 0) permute(data, out.data, shape, axes)
+    if (x.length === 0) return out
+    const { sizes, strides } = permutedLoops(shape, axes)
+    if (strides.at(-1) === 1) {
+      const n = sizes.at(-1) as number
+      // The loop around the runs is one copy of rows.
+      const [rows, step] = [sizes.at(-2) ?? 1, strides.at(-2) ?? 0]
+      walk(sizes.slice(0, -2), [strides.slice(0, -2)], ([from], o) =>
+        copyRows(memory, x, from as number, step, out, o * rows * n, n, rows, n),
+      )
+    } else permute(data, out.data, sizes, strides)
     return out
   }
 }
 
-function permute(x: TypedArray, out: TypedArray, shape: Shape, axes: readonly number[]): void {
-  const { sizes, strides } = loops(shape, axes)
+function permute(x: TypedArray, out: TypedArray, sizes: readonly number[], strides: readonly number[]): void {
   const depth = sizes.length
-  if (depth === 0 || (depth === 1 && strides[0] === 1)) {
-    out.set(x)
-    return
-  }
   const n = sizes[depth - 1] as number
-  if (strides[depth - 1] === 1) {
-    walk(sizes.slice(0, -1), [strides.slice(0, -1)], ([from], o) => copyRun(x, from as number, n, out, o * n))
-    return
-  }
   // The loop along which the input is contiguous and the innermost one make a matrix to transpose.
   const along = strides.indexOf(1)
   const m = sizes[along] as number
@@ -70,27 +80,6 @@ function transpose(
   }
 }
 
-/** The output's axes as loops over the input: size-1 axes dropped, neighbours that stay neighbours joined. */
-function loops(shape: Shape, axes: readonly number[]): { sizes: number[]; strides: number[] } {
-  const inputStrides = shape.map((_, a) => sizeOf(shape.slice(a + 1)))
-  const sizes: number[] = []
-  const strides: number[] = []
-  for (const axis of axes) {
-    const size = shape[axis] as number
-    const stride = inputStrides[axis] as number
-    if (size === 1) continue
-    const last = sizes.length - 1
-    if (last >= 0 && strides[last] === stride * size) {
-      sizes[last] = (sizes[last] as number) * size
-      strides[last] = stride
-    } else {
-      sizes.push(size)
-      strides.push(stride)
-    }
-  }
-  return { sizes, strides }
-}
-
 /** Calls `visit` with the positions that each list of strides gives, for every combination of the loops, and the running number. */
 function walk(
   sizes: readonly number[],
@@ -113,16 +102,38 @@ function walk(
   }
 }
 
-function copyRun(x: TypedArray, from: number, n: number, out: TypedArray, to: number): void {
-  if (n < shortRun) for (let i = 0; i < n; i++) out[to + i] = x[from + i] as number
-  else out.set(x.subarray(from, from + n), to)
+/** `rows` runs of `n` elements, whose beginnings lie `fromStep` and `toStep` elements apart. */
+function copyRows(
+  { heap }: Memory,
+  x: DeviceBuffer,
+  from: number,
+  fromStep: number,
+  out: CpuBuffer,
+  to: number,
+  toStep: number,
+  rows: number,
+  n: number,
+): void {
+  const [source, target, size] = [addressOf(x), addressOf(out), bytesPerElement[x.dtype]]
+  if (heap && source !== undefined && target !== undefined && n >= shortRun) {
+    const [at, step] = [
+      [target + to * size, source + from * size],
+      [toStep * size, fromStep * size],
+    ] as const
+    heapCopies(heap).copyRows(at[0], at[1], n * size, rows, ...step)
+    return
+  }
+  const [data, copy] = [dataOf(x), dataOf(out)]
+  for (let r = 0, i = from, o = to; r < rows; r++, i += fromStep, o += toStep) {
+    if (n < shortRun) for (let j = 0; j < n; j++) copy[o + j] = data[i + j] as number
+    else copy.set(data.subarray(i, i + n), o)
+  }
 }
 
 export function createSlice(
   memory: Memory,
 ): (x: DeviceBuffer, axis: Axis & { readonly start: number; readonly length: number }) => DeviceBuffer {
   return (x, { outer, n, inner, start, length }) => {
-    const data = dataOf(x)
     invariant(
       x.length === outer * n * inner,
       `backend-cpu: slice of ${x.length} elements as [${outer}, ${n}, ${inner}]`,
@@ -130,7 +141,7 @@ export function createSlice(
     invariant(start >= 0 && start + length <= n, `backend-cpu: slice [${start}, ${start + length}) of an axis of ${n}`)
     const out = memory.alloc(x.dtype, outer * length * inner)
     const run = length * inner
-    for (let o = 0; o < outer; o++) copyRun(data, (o * n + start) * inner, run, out.data, o * run)
+    copyRows(memory, x, start * inner, n * inner, out, 0, run, outer, run)
     return out
   }
 }
@@ -149,13 +160,12 @@ export function createConcat(
     const out = memory.alloc(first.dtype, outer * row)
     let column = 0
     xs.forEach((x, i) => {
-      const data = dataOf(x)
       const run = (ns[i] as number) * inner
       invariant(
         x.length === outer * run,
         `backend-cpu: concat of ${x.length} elements as [${outer}, ${ns[i]}, ${inner}]`,
       )
-      for (let o = 0; o < outer; o++) copyRun(data, o * run, run, out.data, o * row + column)
+      copyRows(memory, x, 0, run, out, column, row, outer, run)
       column += run
     })
     return out

@@ -39,6 +39,7 @@ const transpose = 112
  */
 export async function findBlas(
   choice: string | undefined,
+  threads: number = availableParallelism(),
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<Blas | undefined> {
   if (choice === "off") return undefined
@@ -60,10 +61,10 @@ export async function findBlas(
   const coreType = openblasCore()
   // Assigned, not merely defaulted: OpenBLAS reads it once while it is loaded, and a wrong inherited value halves the speed.
   if (coreType !== undefined) env.OPENBLAS_CORETYPE = coreType
-  if (named) return load(koffi, choice)
+  if (named) return load(koffi, choice, threads)
   for (const candidate of blasCandidates(env, process.platform)) {
     try {
-      return load(koffi, candidate)
+      return load(koffi, candidate, threads)
     } catch {
       // Not there or not usable: the next one may be.
     }
@@ -71,7 +72,7 @@ export async function findBlas(
   return undefined
 }
 
-function load(koffi: Koffi, path: string): Blas {
+function load(koffi: Koffi, path: string, count: number): Blas {
   let library: Library
   try {
     library = koffi.load(path)
@@ -83,7 +84,6 @@ function load(koffi: Koffi, path: string): Blas {
     )
   }
   const core = firstFunction(library, ["openblas_get_corename"], "const char *", [])?.() as string | undefined
-  const count = availableParallelism()
   const set = firstFunction(library, ["openblas_set_num_threads", "MKL_Set_Num_Threads"], "void", ["int"])
   const sgemm = sgemmOf(koffi, library, path)
   const gemm = blasGemm(set === undefined ? sgemm : threaded(sgemm, set, count))
@@ -104,20 +104,21 @@ function load(koffi: Koffi, path: string): Blas {
 
 function sgemmOf(koffi: Koffi, library: Library, path: string): Sgemm {
   for (const [name, int] of sgemmNames) {
-    const array = koffi.pointer("float")
     let sgemm: (...args: unknown[]) => void
     try {
       sgemm = library.func(name, "void", [
         ...["int", "int", "int"],
         ...[int, int, int],
-        ...["float", array, int, array, int, "float", array, int],
+        ...["float", "intptr_t", int, "intptr_t", int, "float", "intptr_t", int],
       ])
     } catch {
       continue
     }
-    return (transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) => {
+    const address = addresses(koffi)
+    return (transA, transB, m, n, k, alpha, a, offsetA, lda, b, offsetB, ldb, beta, c, offsetC, ldc) => {
       const flags = [transA ? transpose : noTranspose, transB ? transpose : noTranspose] as const
-      sgemm(rowMajor, flags[0], flags[1], m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+      const [x, y, z] = [address(a, offsetA), address(b, offsetB), address(c, offsetC)]
+      sgemm(rowMajor, flags[0], flags[1], m, n, k, alpha, x, lda, y, ldb, beta, z, ldc)
     }
   }
   throw new PeftError(
@@ -126,14 +127,34 @@ function sgemmOf(koffi: Koffi, library: Library, path: string): Sgemm {
   )
 }
 
+/**
+ * Where an element lies in this process. Memory of arrays never moves, so it is asked for once per ArrayBuffer: that is much faster than to
+ * make and pass an array that begins at the element.
+ */
+function addresses(koffi: Koffi): (array: Float32Array, offset: number) => number {
+  const known = new WeakMap<ArrayBufferLike, number>()
+  return (array, offset) => {
+    const { buffer } = array
+    let start = known.get(buffer)
+    if (start === undefined) {
+      start = Number(koffi.address(new Uint8Array(buffer)))
+      known.set(buffer, start)
+    }
+    return start + array.byteOffset + 4 * offset
+  }
+}
+
 /** Multiplications below which one thread is used: about 20 µs of work, of which waiting for another thread would be a large part. */
 const threadedFrom = 2 ** 21
+
+/** The smallest side of a product from which more than one thread pays: narrower ones wait for memory. */
+const widestNarrow = 32
 
 /** Small products on one thread, the others on all. On a busy machine a small product would otherwise wait for its other half to be scheduled. */
 function threaded(sgemm: Sgemm, set: (count: number) => unknown, count: number): Sgemm {
   let now = 0
   return (transA, transB, m, n, k, ...rest) => {
-    const wanted = m * n * k < threadedFrom ? 1 : count
+    const wanted = m * n * k < threadedFrom || Math.min(m, n, k) < widestNarrow ? 1 : count
     if (wanted !== now) set(wanted)
     now = wanted
     sgemm(transA, transB, m, n, k, ...rest)

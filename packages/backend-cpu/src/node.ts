@@ -12,6 +12,8 @@ export interface NodeCpuOptions {
   readonly kernels?: "reference" | "wasm" | "blas" | "auto"
   /** "off", or the path or name of the library; default: the environment variable PEFT_BLAS, else a search. */
   readonly blas?: string
+  /** Threads of a BLAS for one product; default: as many as the machine has. A library's setting is one for the whole process. */
+  readonly threads?: number
   /** Largest buffer in bytes; default 2 GiB. */
   readonly maxBufferBytes?: number
 }
@@ -21,9 +23,11 @@ export interface NodeCpuOptions {
  * Throws E_BLAS if a BLAS that was named is missing, lacks sgemm or fails its self-test, or if "blas" is asked for and none is found.
  */
 export async function cpu(options: NodeCpuOptions = {}): Promise<CpuBackend> {
-  const { kernels = "auto", maxBufferBytes } = options
+  const { kernels = "auto", threads, maxBufferBytes } = options
+  if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 1))
+    throw new PeftError("E_OPTION", `[backend-cpu] threads is ${threads}; it must be a whole number of at least 1`)
   if (kernels === "auto" || kernels === "blas") {
-    const blas = await findBlas(options.blas ?? process.env.PEFT_BLAS)
+    const blas = await findBlas(options.blas ?? process.env.PEFT_BLAS, threads)
     if (blas !== undefined) {
       const { gemm, ...info } = blas
       return createBackend(gemm, { kernels: "blas", ...info }, maxBufferBytes)

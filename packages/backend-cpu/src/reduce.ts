@@ -1,20 +1,44 @@
 /** Sums and maxima over the middle axis of [outer, n, inner]. Sums are kept in f64: many short terms would lose digits in f32. */
 import { type Axis, type DeviceBuffer, invariant } from "@peftjs/core"
 import { asF32 } from "./as-f32.ts"
-import type { Memory } from "./buffers.ts"
+import { addressOf, type Memory } from "./buffers.ts"
+import { perHeap } from "./heap.ts"
+import { type Reduction, reduceColumns, reduceRows } from "./reduce-code.ts"
+import { overRows } from "./staging.ts"
 
 /** Columns handled at a time when inner > 1: their accumulators stay in the first-level cache. */
 const columnBlock = 1024
 
-export function createReduce(memory: Memory): (op: "sum" | "max", x: DeviceBuffer, axis: Axis) => DeviceBuffer {
+/** Elements that are copied to scratch at a time where an operand lies outside the heap; larger ones are reduced where they lie. */
+const stagedElements = 2 ** 20
+
+const kernels = perHeap((heap) =>
+  heap.load((["sum", "max"] as const).flatMap((kind) => [reduceRows(kind), reduceColumns(kind)])),
+)
+
+export function createReduce(memory: Memory): (op: Reduction, x: DeviceBuffer, axis: Axis) => DeviceBuffer {
   const accumulators = new Float64Array(columnBlock)
+  const { heap } = memory
   return (op, x, { outer, n, inner }) => {
     invariant(
       x.length === outer * n * inner,
       `backend-cpu: reduce of ${x.length} elements as [${outer}, ${n}, ${inner}]`,
     )
-    const data = asF32(x)
     const out = memory.alloc("f32", outer * inner)
+    const direct = x.dtype === "f32" && addressOf(x) !== undefined && addressOf(out) !== undefined
+    if (heap && inner > 0 && (direct || (n + 1) * inner <= stagedElements)) {
+      const parts = [
+        { buffer: x, width: n * inner, access: "read" },
+        { buffer: out, width: inner, access: "write" },
+      ] as const
+      const reduce = kernels(heap)
+      overRows(heap, outer, parts, (rows, [from, to]) => {
+        if (inner === 1) reduce[`${op}Rows`]?.(from as number, to as number, rows, n)
+        else reduce[`${op}Columns`]?.(from as number, to as number, rows, n, inner)
+      })
+      return out
+    }
+    const data = asF32(x)
     if (inner === 1) (op === "sum" ? sumRows : maxRows)(data, out.data, outer, n)
     else columns(op, data, out.data, outer, n, inner, accumulators)
     return out

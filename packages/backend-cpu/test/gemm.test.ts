@@ -1,9 +1,11 @@
 import { describe, expect, test } from "vitest"
+import { type CpuBuffer, createMemory } from "../src/buffers.ts"
 import type { Gemm, Matrix } from "../src/gemm.ts"
 import { blasGemm } from "../src/gemm-blas.ts"
 import { referenceGemm } from "../src/gemm-reference.ts"
 import { selfTest } from "../src/gemm-self-test.ts"
 import { wasmGemm } from "../src/gemm-wasm.ts"
+import { createHeap, type Heap } from "../src/heap.ts"
 import { findBlas } from "../src/node-blas.ts"
 import { bf16Value, distance, f16Value, numbers } from "./helpers.ts"
 
@@ -62,27 +64,50 @@ function check(
 }
 
 /** sgemm as loops, with a scratch limit so small that every 16-bit operand is cut into parts. */
-const loops = blasGemm((transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) => {
-  const f32 = { dtype: "f32", offset: 0 } as const
+const loops = blasGemm((transA, transB, m, n, k, alpha, a, offsetA, lda, b, offsetB, ldb, beta, c, offsetC, ldc) => {
+  const dtype = "f32"
   referenceGemm().run(
     m,
     n,
     k,
     alpha,
-    { ...f32, data: a, ld: lda, trans: transA },
-    { ...f32, data: b, ld: ldb, trans: transB },
+    { dtype, data: a, offset: offsetA, ld: lda, trans: transA },
+    { dtype, data: b, offset: offsetB, ld: ldb, trans: transB },
     beta as 0 | 1,
     c,
-    0,
+    offsetC,
     ldc,
   )
 }, 300)
 
+/** A product whose f32 operands lie in the heap it works on, and C too. */
+function inside(gemm: Gemm | undefined): Gemm | undefined {
+  const heap = createHeap()
+  if (gemm?.on === undefined || heap === undefined) return undefined
+  const own = gemm.on(heap)
+  const memory = createMemory(2 ** 31, heap)
+  return {
+    name: gemm.name,
+    run(m, n, k, alpha, a, b, beta, c, offset, ld) {
+      const [x, y, z] = [a, b, { data: c, dtype: "f32" as const }].map(({ data, dtype }) => memory.upload(data, dtype))
+      const moved = (matrix: Matrix, buffer: CpuBuffer | undefined): Matrix => ({
+        ...matrix,
+        data: buffer?.data as Matrix["data"],
+      })
+      own.run(m, n, k, alpha, moved(a, x), moved(b, y), beta, z?.data as Float32Array, offset, ld)
+      c.set(z?.data as Float32Array)
+      for (const buffer of [x, y, z]) if (buffer) memory.free(buffer)
+    },
+  }
+}
+
 const blas = await findBlas(process.env.PEFT_BLAS)
 const levels: [string, Gemm | undefined][] = [
   ["reference", referenceGemm()],
-  ["wasm", await wasmGemm()],
+  ["wasm", wasmGemm()],
+  ["wasm, in its heap", inside(wasmGemm())],
   ["blas's cutting over loops", loops],
+  ["blas's cutting on a heap", loops.on?.(createHeap() as Heap)],
   [blas ? `blas (${blas.core})` : "blas: NONE FOUND on this machine, so not tested; set PEFT_BLAS", blas?.gemm],
 ]
 

@@ -69,18 +69,16 @@ function constantText(value: number): string {
 
 export interface ExprUse {
   readonly scalars: readonly number[]
-  readonly coordinates: ReadonlySet<number>
   readonly needsInfinity: boolean
 }
 
 const uses = new WeakMap<Expr, ExprUse>()
 
-/** The scalars and coordinates an expression reads, and whether it has a constant that is not finite. */
+/** The scalars an expression reads, and whether it has a constant that is not finite. */
 export function useOf(expr: Expr): ExprUse {
   const known = uses.get(expr)
   if (known) return known
   const scalars = new Set<number>()
-  const coordinates = new Set<number>()
   const seen = new Set<Expr>()
   let needsInfinity = false
   const walk = (e: Expr): void => {
@@ -88,11 +86,10 @@ export function useOf(expr: Expr): ExprUse {
     seen.add(e)
     if (!isLeaf(e)) e.args.forEach(walk)
     else if (e.op === "scalar") scalars.add(e.index)
-    else if (e.op === "index") coordinates.add(e.axis)
     else if (e.op === "const" && !Number.isFinite(Math.fround(e.value))) needsInfinity = true
   }
   walk(expr)
-  const use = { scalars: [...scalars].sort((a, b) => a - b), coordinates, needsInfinity }
+  const use = { scalars: [...scalars].sort((a, b) => a - b), needsInfinity }
   uses.set(expr, use)
   return use
 }

@@ -4,11 +4,21 @@
  */
 
 import type { RequiredKernels } from "@peftjs/core"
-import { type DType, type Expr, exprKey, inputsOf, invariant, type MapInput, PeftError, sizeOf } from "@peftjs/core"
+import {
+  type DType,
+  type Expr,
+  exprKey,
+  inputsOf,
+  invariant,
+  type Layout,
+  layoutOf,
+  type MapInput,
+  PeftError,
+  sizeOf,
+} from "@peftjs/core"
 import type { Gpu, Program } from "./gpu.ts"
 import { groupsFor, produce, threads, u32s } from "./launch.ts"
 import { codeOf, useOf } from "./map-code.ts"
-import { type Layout, layoutOf } from "./map-layout.ts"
 import { encoder, loaders, storageOf, typesOf, type Width } from "./words.ts"
 
 export function createMap(gpu: Gpu): RequiredKernels["map"] {
@@ -26,9 +36,9 @@ export function createMap(gpu: Gpu): RequiredKernels["map"] {
       )
     const use = useOf(expr)
     const layout = layoutOf(
+      expr,
       operands.map((x) => x.shape),
       shape,
-      use.coordinates,
     )
     // Buffers are padded to 16 bytes: where nothing broadcasts, any length will do.
     const width: Width = layout.sizes.length === 1 || (layout.sizes.at(-1) as number) % 4 === 0 ? 4 : 1

@@ -4,7 +4,7 @@
  */
 
 import type { RequiredKernels } from "@peftjs/core"
-import { type DeviceBuffer, type DType, invariant, type Shape, sizeOf } from "@peftjs/core"
+import { type DeviceBuffer, type DType, invariant, permutedLoops, sizeOf } from "@peftjs/core"
 import type { ElementType, Gpu, GpuBuffer, Program } from "./gpu.ts"
 import { groupsFor, produce, threads, u32s } from "./launch.ts"
 import { elementsPerWord } from "./words.ts"
@@ -73,7 +73,7 @@ function copy(
 export function createPermute(gpu: Gpu): RequiredKernels["permute"] {
   return (x, shape, axes) => {
     invariant(x.length === sizeOf(shape), `backend-webgpu: permute of ${x.length} elements as [${shape}]`)
-    const { sizes, strides } = turned(shape, axes)
+    const { sizes, strides } = permutedLoops(shape, axes)
     const last = sizes.length - 1
     const unit = unitOf(x.dtype, strides[last] === 1 ? (sizes[last] as number) : 1)
     const [units, steps] = [
@@ -93,26 +93,6 @@ export function createPermute(gpu: Gpu): RequiredKernels["permute"] {
       units.flatMap((size, i) => [size, steps[i] as number]),
     )
   }
-}
-
-/** The output's loops and how far each moves in the input; axes that stay neighbours are one loop. */
-function turned(shape: Shape, axes: readonly number[]): { sizes: number[]; strides: number[] } {
-  const sizes: number[] = []
-  const strides: number[] = []
-  for (const axis of axes) {
-    const size = shape[axis] as number
-    const stride = sizeOf(shape.slice(axis + 1))
-    const last = sizes.length - 1
-    if (size === 1) continue
-    if (last >= 0 && strides[last] === stride * size) {
-      sizes[last] = (sizes[last] as number) * size
-      strides[last] = stride
-    } else {
-      sizes.push(size)
-      strides.push(stride)
-    }
-  }
-  return sizes.length > 0 ? { sizes, strides } : { sizes: [1], strides: [1] }
 }
 
 export function createSlice(gpu: Gpu): RequiredKernels["slice"] {

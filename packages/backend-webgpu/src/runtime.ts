@@ -1,6 +1,14 @@
 /** The device behind Gpu: puts memory, pipelines and commands together and checks what kernels ask of them. Knows no kernel. */
 /// <reference types="@webgpu/types" />
-import { bytesPerElement, type DeviceBuffer, type DType, invariant, PeftError, type TypedArray } from "@peftjs/core"
+import {
+  bytesPerElement,
+  type DeviceBuffer,
+  type DType,
+  hostView,
+  invariant,
+  PeftError,
+  type TypedArray,
+} from "@peftjs/core"
 import { createBindGroups } from "./bind-groups.ts"
 import { createCommands, type Dispatch, describe, outOfMemory, uniformBytes } from "./commands.ts"
 import type { DeviceInfo } from "./device.ts"
@@ -38,15 +46,6 @@ export interface RuntimeStats {
   readonly pipelines: number
   readonly bindGroups: number
 }
-
-const hostArrays = {
-  f32: Float32Array,
-  f16: Uint16Array,
-  bf16: Uint16Array,
-  i32: Int32Array,
-  u32: Uint32Array,
-  u8: Uint8Array,
-} as const
 
 export function createRuntime(device: GPUDevice, info: DeviceInfo, maxBufferBytes: number): Runtime {
   const { maxComputeWorkgroupsPerDimension: limit, maxStorageBuffersPerShaderStage: maxBindings } = device.limits
@@ -194,7 +193,7 @@ export function createRuntime(device: GPUDevice, info: DeviceInfo, maxBufferByte
         const error = faults.spoiled(number)
         if (error) throw error
         if (!host) throw outOfMemory(`a copy of ${memory.bytes} bytes to read`)
-        return new hostArrays[dtype](host)
+        return hostView(dtype, host)
       }
       return faults.guard(finish())
     },

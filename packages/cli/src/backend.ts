@@ -49,8 +49,8 @@ const makers: Readonly<Record<Exclude<BackendName, "auto">, (where: Where) => Pr
 }
 
 /**
- * A GPU that computes right, else the CPU; and the reason. CUDA comes first where somebody fetched a TensorFlow with it. A driver that computes on
- * the CPU itself, and TensorFlow there, are never faster than our kernels.
+ * A GPU that computes right, else the CPU; and the reason. CUDA comes first where somebody fetched a TensorFlow with it; TensorFlow's CPU is never
+ * taken. A driver that computes on the CPU itself is never faster than our kernels there.
  */
 export async function bestBackend(limit: Limit = {}): Promise<{ best: AnyBackend; why: string }> {
   const problems: string[] = []

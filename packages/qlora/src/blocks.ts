@@ -126,7 +126,8 @@ export function nest(format: string, absmax: Float32Array): Nested {
     if (top === 0) continue
     for (let i = 0; i < values.length; i++) {
       const z = Math.fround((values[i] as number) / top)
-      const bin = Math.floor(((z + 1) / 2) * 65535 + 0.5)
+      // In f32 as there: where a bin begins, the rounding decides.
+      const bin = Math.floor(Math.fround(Math.fround(Math.fround(z + 1) * 32767.5) + 0.5))
       codes[block * nestedBlockSize + i] = nearest(dynamicBook, -1 + (2 * bin) / 65535)
     }
   }

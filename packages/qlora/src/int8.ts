@@ -43,7 +43,8 @@ export function int8(): WeightFormat {
           const one = values.subarray(i * columns, (i + 1) * columns)
           const top = largest("int8", one, columns)
           scales[row] = top
-          const scale = top === 0 ? 0 : Math.fround(127 / top)
+          // torch divides a number by a tensor as the number times the reciprocal.
+          const scale = top === 0 ? 0 : Math.fround(127 * Math.fround(1 / top))
           for (let j = 0; j < columns; j++)
             codes[row * columns + j] = halfToEven(Math.fround((one[j] as number) * scale)) & 0xff
         }

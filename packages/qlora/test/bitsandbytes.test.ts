@@ -201,3 +201,21 @@ it("int8: codes, scales and values of LLM.int8()", async () => {
   const values = f32(recorded, "dequantised")
   expect(largest(await valuesOf(weight), values)).toBeLessThanOrEqual(1e-6 * maxAbs(values))
 })
+
+describe("rounding where two codes are equally near", () => {
+  it("int8: a half of the largest value, of which torch's reciprocal takes a little", async () => {
+    const values = Float32Array.of(1.4296875, 0.71484375, -0.71484375, 0.1)
+    const stored = await storedOf(await encoded(int8(), values, [1, 4]))
+    expect([...Int8Array.from(stored.get("weight") as Uint8Array)]).toEqual([127, 63, -63, 9])
+  })
+
+  it.each([
+    { absmax: [529, 548, 28, 862], codes: [184, 192, 0, 240] },
+    { absmax: [457, 158, 763, 147], codes: [198, 29, 255, 27] },
+    { absmax: [250, 555, 651, 562], codes: [0, 198, 224, 199] },
+  ])("scales quantised once more: $absmax of 1024", async ({ absmax, codes }) => {
+    const values = Float32Array.from({ length: 256 }, (_, i) => (i % 64 === 0 ? (absmax[i / 64] as number) / 1024 : 0))
+    const stored = await storedOf(await encoded(nf4({ doubleQuant: true }), values, [4, 64]))
+    expect([...(stored.get("weight.absmax") as Uint8Array)]).toEqual(codes)
+  })
+})

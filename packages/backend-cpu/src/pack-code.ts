@@ -1,0 +1,99 @@
+/**
+ * Packing of f32 in WebAssembly: whole panels of `width` lanes, side by side for every depth, times a factor. What pack.ts does for any
+ * operand, for those in the heap.
+ */
+import { load32Lane } from "./wasm-byte-op.ts"
+import { advance, times } from "./wasm-loop.ts"
+import { type WasmFunction, wasmFunction } from "./wasm-module.ts"
+import { type Code, f32x4, i32, op, v128 } from "./wasm-op.ts"
+
+const parameters = {
+  from: "i32",
+  to: "i32",
+  panels: "i32",
+  depth: "i32",
+  // Bytes from one lane, or one depth, to the next where they are not neighbours.
+  step: "i32",
+  factor: "f32",
+} as const
+
+/** Functions (from, to, panels, depth, step, factor): `across` where lanes are neighbours, `along` where depths are. */
+export function packFunctions(width: number): WasmFunction[] {
+  return [across(width), along(width)]
+}
+
+const vectors = (width: number): number[] => Array.from({ length: width / 4 }, (_, i) => i)
+
+function across(width: number): WasmFunction {
+  return wasmFunction(`across${width}`, parameters, ({ param, local }) => {
+    const { from, to, panels, depth, step, factor } = param
+    const [at, left, scale] = [local("i32"), local("i32"), local("v128")]
+    const body = [
+      ...vectors(width).flatMap((v) =>
+        v128.store(op.get(to), f32x4.mul(v128.load(op.get(at), 16 * v), op.get(scale)), 16 * v),
+      ),
+      ...advance(at, op.get(step)),
+      ...advance(to, 4 * width),
+    ]
+    return [
+      ...op.set(scale, f32x4.splat(op.get(factor))),
+      ...times(panels, [
+        ...[...op.set(at, op.get(from)), ...op.set(left, op.get(depth))],
+        ...times(left, body),
+        ...advance(from, 4 * width),
+      ]),
+    ]
+  })
+}
+
+function along(width: number): WasmFunction {
+  return wasmFunction(`along${width}`, parameters, ({ param, local }) => {
+    const { from, to, panels, depth, step, factor } = param
+    const [left, scale, target] = [local("i32"), local("v128"), local("i32")]
+    const lanes = [0, 1, 2, 3].map(() => local("i32"))
+    const put = (index: number, value: Code): Code =>
+      v128.store(op.get(target), f32x4.mul(value, op.get(scale)), 4 * width * index)
+    const move = (depths: number): Code => [
+      ...lanes.flatMap((lane) => advance(lane, 4 * depths)),
+      ...advance(target, 4 * width * depths),
+    ]
+    const [a, b, c, d] = lanes.map(() => local("v128")) as [number, number, number, number]
+    const [ab, cd] = [local("v128"), local("v128")]
+    const pairs = (picked: readonly number[]): Code => [
+      ...op.set(ab, v128.shuffle32(picked, op.get(a), op.get(b))),
+      ...op.set(cd, v128.shuffle32(picked, op.get(c), op.get(d))),
+    ]
+    const lower = v128.shuffle32([0, 1, 4, 5], op.get(ab), op.get(cd))
+    const upper = v128.shuffle32([2, 3, 6, 7], op.get(ab), op.get(cd))
+    // Four depths of four lanes, turned: a0 b0 a1 b1 and c0 d0 c1 d1 first, then what belongs to one depth.
+    const four = [
+      ...[a, b, c, d].flatMap((x, i) => op.set(x, v128.load(op.get(lanes[i] as number)))),
+      ...[...pairs([0, 4, 1, 5]), ...put(0, lower), ...put(1, upper)],
+      ...[...pairs([2, 6, 3, 7]), ...put(2, lower), ...put(3, upper)],
+      ...move(4),
+    ]
+    const [first, ...others] = lanes as [number, number, number, number]
+    const one = [
+      ...put(
+        0,
+        others.reduce<Code>((value, lane, i) => load32Lane(i + 1, op.get(lane), value), v128.load32Zero(op.get(first))),
+      ),
+      ...move(1),
+    ]
+    const group = (index: number): Code => [
+      ...op.set(first, op.get(from)),
+      ...others.flatMap((lane, i) => op.set(lane, i32.add(op.get(lanes[i] as number), op.get(step)))),
+      ...op.set(target, i32.add(op.get(to), i32.const(16 * index))),
+      ...[...op.set(left, i32.shrU(op.get(depth), i32.const(2))), ...times(left, four)],
+      ...[...op.set(left, i32.and(op.get(depth), i32.const(3))), ...times(left, one)],
+      ...advance(from, i32.shl(op.get(step), i32.const(2))),
+    ]
+    return [
+      ...op.set(scale, f32x4.splat(op.get(factor))),
+      ...times(panels, [
+        ...vectors(width).flatMap(group),
+        ...advance(to, i32.mul(op.get(depth), i32.const(4 * width))),
+      ]),
+    ]
+  })
+}
