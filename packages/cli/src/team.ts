@@ -2,16 +2,39 @@
  * Who trains together: threads of this process, or the ranks of an mpirun. Each runs the whole command; all but the leader are silent and
  * write nothing. Must not know training.
  */
+import { readdirSync, statSync } from "node:fs"
 import { availableParallelism } from "node:os"
+import { join } from "node:path"
 import { alone, type Communicator, PeftError } from "@peftjs/core"
 import { replica, startReplicas } from "@peftjs/distributed-threads/node"
 import type { FileSource } from "@peftjs/safetensors"
+import { type Command, Option } from "commander"
+import type { BackendName } from "./backend.ts"
+import { whole } from "./options.ts"
 import { type SharedRanges, sharedFiles } from "./shared-files.ts"
 
 export interface TeamFlags {
   /** Threads that share the rows of a step. */
   readonly replicas?: number
   readonly distributed?: "threads" | "mpi"
+}
+
+/** Adds the options. */
+export function teamOptions(command: Command): Command {
+  return command
+    .addOption(
+      whole(
+        "--replicas <n>",
+        "threads that share the rows of every step (default: one per processor where the batch has a row for each)",
+        { min: 1 },
+      ),
+    )
+    .addOption(
+      new Option(
+        "--distributed <how>",
+        "threads: one replica per core; mpi: the ranks that mpirun has started",
+      ).choices(["threads", "mpi"]),
+    )
 }
 
 export interface Team {
@@ -28,11 +51,22 @@ export interface Team {
   stop(): Promise<void>
 }
 
+/** What is to be trained, by which it is decided whether threads pay. */
+export interface Work {
+  readonly backend: BackendName
+  /** Rows of a forward pass. */
+  readonly batchSize: number
+  /** Of the base. */
+  readonly folder: string
+  /** Whether the base is kept as it is read: it then exists once for all threads. */
+  readonly asStored: boolean
+}
+
 /** Ranks of this machine, as launchers tell. */
 const localSizes = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"]
 
 /** Throws E_OPTION where the flags contradict each other, E_MPI. */
-export async function teamOf({ replicas, distributed }: TeamFlags): Promise<Team> {
+export async function teamOf({ replicas, distributed }: TeamFlags, work: Work): Promise<Team> {
   if (distributed === "mpi") {
     if (replicas !== undefined)
       throw new PeftError(
@@ -40,22 +74,38 @@ export async function teamOf({ replicas, distributed }: TeamFlags): Promise<Team
         "[cli] --replicas counts threads; with --distributed mpi, mpirun -n says how many there are",
       )
     const { mpi } = await import("@peftjs/distributed-mpi/node")
-    return memberOf(mpi(), Number(localSizes.map((name) => process.env[name]).find(Boolean) ?? 1))
+    const local = Number(localSizes.map((name) => process.env[name]).find(Boolean) ?? 1)
+    return memberOf(mpi(), Math.max(1, Math.floor(availableParallelism() / local)))
   }
   const given = replica()
-  if (given) return memberOf(given.communicator, given.communicator.size, given.data as SharedRanges)
-  const size = replicas ?? (distributed === "threads" ? availableParallelism() : 1)
-  return size === 1 ? memberOf(alone, 1) : leaderOf(size)
+  if (given) return memberOf(given.communicator, 1, given.data as SharedRanges | undefined)
+  const size = replicas ?? (distributed === "threads" || paysOff(work) ? availableParallelism() : 1)
+  return size === 1 ? memberOf(alone, availableParallelism()) : leaderOf(size, work.asStored)
+}
+
+/** From this size of a model's files on, a step is longer than what starting threads and joining gradients takes. */
+const worthwhileBytes = 100e6
+
+/** A row for every processor, whose threads then never wait for each other inside a product. */
+function paysOff({ backend, batchSize, folder }: Work): boolean {
+  const cores = availableParallelism()
+  return backend === "cpu" && cores > 1 && batchSize >= cores && weightBytes(folder) >= worthwhileBytes
+}
+
+function weightBytes(path: string): number {
+  const found = statSync(path, { throwIfNoEntry: false })
+  if (!found?.isDirectory()) return found?.size ?? 0
+  const files = readdirSync(path).filter((name) => name.endsWith(".safetensors"))
+  return files.reduce((sum, name) => sum + statSync(join(path, name)).size, 0)
 }
 
 const unchanged = (files: FileSource): FileSource => files
-const threadsOf = (local: number): number => Math.max(1, Math.floor(availableParallelism() / local))
 
-function memberOf(communicator: Communicator, local: number, ranges?: SharedRanges): Team {
+function memberOf(communicator: Communicator, threads: number, ranges?: SharedRanges): Team {
   return {
     leads: communicator.rank === 0,
     size: communicator.size,
-    threads: threadsOf(local),
+    threads,
     through: ranges ? (files) => sharedFiles(files, ranges) : unchanged,
     join: () => communicator,
     stop: async () => {},
@@ -65,12 +115,13 @@ function memberOf(communicator: Communicator, local: number, ranges?: SharedRang
 /** This process's own entry, which runs the source in a clone and what was built elsewhere. */
 const command = new URL("../bin/peft.js", import.meta.url)
 
-function leaderOf(size: number): Team {
-  const ranges: SharedRanges = new Map()
+/** A BLAS has one set of threads for the whole process: threads that call it use one each. */
+function leaderOf(size: number, asStored: boolean): Team {
+  const ranges: SharedRanges | undefined = asStored ? new Map() : undefined
   let stop = async (): Promise<void> => {}
   return {
-    ...{ leads: true, size, threads: threadsOf(size) },
-    through: (files) => sharedFiles(files, ranges),
+    ...{ leads: true, size, threads: 1 },
+    through: ranges ? (files) => sharedFiles(files, ranges) : unchanged,
     join() {
       const started = startReplicas(command, { size, data: ranges })
       stop = started.stop

@@ -15,7 +15,7 @@ import { adapterOptions } from "./adapter-options.ts"
 import type { BackendFlags } from "./backend.ts"
 import { commonOptions, numeric, pairs, repeated, whole } from "./options.ts"
 import { type RestartFlags, restartOf, restartOptions } from "./restart-options.ts"
-import type { TeamFlags } from "./team.ts"
+import { type TeamFlags, teamOptions } from "./team.ts"
 import { type MethodFlags, methodDefaults } from "./trainable.ts"
 import { loadingAs, loadingOf, type WeightFlags, type WeightType, weightOptions } from "./weights.ts"
 
@@ -129,29 +129,20 @@ function trainingFlags(command: Command): Command {
     .option("--no-shuffle", "rows in the order of the file")
     .addOption(whole("--seed <n>", "of initial values, order and dropout", { min: 0 }).default(0))
     .addOption(whole("--save-steps <n>", "steps between checkpoints; 0: only when interrupted", { min: 0 }).default(0))
-    .addOption(
-      whole("--replicas <n>", "threads that share the rows of every step, each with its own part of the batch", {
-        min: 1,
-      }),
-    )
-    .addOption(
-      new Option(
-        "--distributed <how>",
-        "threads: one replica per core; mpi: the ranks that mpirun has started",
-      ).choices(["threads", "mpi"]),
-    )
     .option("--config <file.yaml>", "options written down; the command line wins")
-  return commonOptions(restartOptions(own))
+  return commonOptions(restartOptions(teamOptions(own)))
 }
 
 /** A random model has to learn everything; one that knows something gets an adapter. */
-export function methodOf({ method, initConfig }: TrainFlags): string {
+export function methodOf({ method, initConfig }: Pick<TrainFlags, "method" | "initConfig">): string {
   if (method === qlora) return "lora"
   return method ?? (initConfig === undefined ? "lora" : "full")
 }
 
 /** How the base's linear layers are to be stored, where that is said. Throws E_OPTION. */
-export function baseLoading(flags: TrainFlags): ReturnType<typeof loadingAs> | undefined {
+export function baseLoading(
+  flags: WeightFlags & Pick<TrainFlags, "method" | "weights">,
+): ReturnType<typeof loadingAs> | undefined {
   const { method, weights, doubleQuant } = flags
   if (method === qlora && weights !== "int8")
     return loadingAs(weights ?? "nf4", { ...flags, doubleQuant: doubleQuant ?? true })

@@ -36,7 +36,10 @@ interface Given {
  * Runs `module` in size - 1 workers. It takes its place with `replica()`. A worker that fails ends the whole: rank 0's next call rejects with
  * E_REPLICA_LOST, and `done` with what it threw.
  */
-export function startReplicas(module: URL, { size, argv = process.argv.slice(2), env, data }: ReplicaOptions): Replicas {
+export function startReplicas(
+  module: URL,
+  { size, argv = process.argv.slice(2), env, data }: ReplicaOptions,
+): Replicas {
   const job = sharedJob(size)
   const workers = Array.from({ length: size - 1 }, (_, i) => {
     const given: Given = { replica: { ...job, rank: i + 1, data } }

@@ -3,6 +3,7 @@ import { cpu, gemmGflops, type NodeCpuOptions } from "@peftjs/backend-cpu/node"
 import {
   bufferOf,
   bytesPerElement,
+  type Communicator,
   isTensor,
   type Model,
   type PackedWeight,
@@ -14,7 +15,7 @@ import { jsonl, train } from "@peftjs/train"
 import { type Command, Option } from "commander"
 import pc from "picocolors"
 import { type AnyBackend, type BackendFlags, kernelsOf, makeBackend } from "../backend.ts"
-import { locate } from "../hub/locate.ts"
+import { type Located, locate } from "../hub/locate.ts"
 import { inTurn } from "../in-turn.ts"
 import { printJson } from "../json.ts"
 import { type EstimateInput, estimateMemory, mebibytes } from "../memory/estimate.ts"
@@ -23,11 +24,12 @@ import { shapeBackend } from "../memory/shape-backend.ts"
 import { modelFiles } from "../model-files.ts"
 import { commonOptions, repeated, required, whole } from "../options.ts"
 import { peakRssMb } from "../process-memory.ts"
-import { baseLoading, methodOf, type TrainFlags } from "../train-options.ts"
+import { type Team, type TeamFlags, teamOf, teamOptions } from "../team.ts"
+import { baseLoading, methodOf } from "../train-options.ts"
 import { countParameters, type MethodFlags, makeTrainable, type Sizes } from "../trainable.ts"
 import { storedFormats, type WeightFlags, type WeightType, weightOptions } from "../weights.ts"
 
-interface BenchFlags extends BackendFlags, WeightFlags {
+interface BenchFlags extends BackendFlags, WeightFlags, TeamFlags {
   readonly weights?: WeightType
   readonly kernels?: Kernels
   readonly model?: string
@@ -66,18 +68,32 @@ export function addBench(program: Command): void {
     .addOption(whole("--seq-length <n>", "tokens per row", { min: 2 }).default(256))
     .addOption(whole("--steps <n>", "steps to measure, after one that is reported apart", { min: 1 }).default(3))
     .option("--gradient-checkpointing", "keep only the inputs of blocks")
-    .action(runBench)
+  teamOptions(own).action(runBench)
 }
 
 async function runBench(flags: BenchFlags): Promise<void> {
+  const located = await locate(required(flags.model, "--model"), "model")
+  const asStored = baseLoading(flags) === undefined
+  const team = await teamOf(flags, { ...flags, folder: located.folder, asStored })
+  try {
+    await benchWith(team, flags, located)
+  } finally {
+    await team.stop()
+  }
+}
+
+async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Located): Promise<void> {
   const { batchSize, seqLength, steps, compare } = flags
-  const asked: Partial<TrainFlags> = flags
-  const [method, loading] = [methodOf(asked as TrainFlags), baseLoading(asked as TrainFlags)]
+  const [method, loading] = [methodOf(flags), baseLoading(flags)]
   const taken = process.memoryUsage.rss()
   const started = performance.now()
-  const backend = await backendOf(flags)
-  const { folder, name } = await locate(required(flags.model, "--model"), "model")
-  const base = await loadCausalLM(modelFiles(folder), { backend, name, ...loading, formats: storedFormats })
+  const backend = await backendOf({ ...flags, threads: team.threads })
+  const base = await loadCausalLM(team.through(modelFiles(folder)), {
+    backend,
+    name,
+    ...loading,
+    formats: storedFormats,
+  })
   const packed = packedOf(base)
   const batch = rows(batchSize, seqLength, base.sites.get(base.head)?.out as number)
   const data = jsonl(batch, "made-up rows")
@@ -96,20 +112,22 @@ async function runBench(flags: BenchFlags): Promise<void> {
     runs.push({ making, model, sizes: countParameters(model), seconds: [], cpu: [], losses: [] })
   }
   const loadSeconds = (performance.now() - started) / 1000
+  const communicator = team.join()
 
   await inTurn(runs, async ({ making, model, seconds, cpu, losses }, next) => {
     let [last, used] = [performance.now(), process.cpuUsage()]
     await train(model, data, {
-      ...options,
+      ...{ ...options, communicator },
       async onStep(metrics) {
         seconds.push((performance.now() - last) / 1000)
         const { user, system } = process.cpuUsage(used)
         cpu.push((user + system) / 1e6)
         losses.push(metrics.loss)
         const time = `${seconds.at(-1)?.toFixed(2)} s, loss ${metrics.loss.toFixed(4)}`
-        process.stderr.write(
-          pc.dim(`${compare === undefined ? "" : `${making.method} `}step ${metrics.step}: ${time}\n`),
-        )
+        if (team.leads)
+          process.stderr.write(
+            pc.dim(`${compare === undefined ? "" : `${making.method} `}step ${metrics.step}: ${time}\n`),
+          )
         await next()
         last = performance.now()
         used = process.cpuUsage()
@@ -117,18 +135,20 @@ async function runBench(flags: BenchFlags): Promise<void> {
     })
   })
   const peak = peakRssMb()
+  const gemm = await machineGflops(backend, communicator)
+  if (!team.leads) return
   const [run, other] = runs as [Run, Run | undefined]
   const tokens = batchSize * seqLength
   const [step, used] = [run.seconds, run.cpu].map((all) => median(all.slice(1))) as [number, number]
   const flops = (method === "full" ? flopsPerParameter.full : flopsPerParameter.frozen) * run.sizes.base * tokens
   const gflops = flops / step / 1e9
-  const gemm = await gemmGflops(backend)
   const result = {
     step_s: step,
     tokens_per_s: tokens / step,
     peak_rss_mb: peak,
     trainable: run.sizes.trainable,
     kernels: kernelsOf(backend),
+    replicas: team.size,
     gflops,
     gemm_gflops: gemm,
     efficiency: gflops / gemm,
@@ -175,6 +195,14 @@ async function runBench(flags: BenchFlags): Promise<void> {
   }
 }
 
+/** Of all replicas at once: what the machine multiplies while they share it. */
+async function machineGflops(backend: AnyBackend, communicator: Communicator): Promise<number> {
+  await communicator.barrier()
+  const rates = Float64Array.of(await gemmGflops(backend))
+  await communicator.allReduce([rates])
+  return rates[0] as number
+}
+
 interface Run {
   readonly making: MethodFlags
   readonly model: Model
@@ -187,14 +215,18 @@ interface Run {
 
 /** Throws E_OPTION for kernels of a backend that has no such choice, and what the factories throw. */
 async function backendOf(flags: BenchFlags): Promise<AnyBackend> {
-  const { kernels, backend, maxBufferBytes } = flags
+  const { kernels, backend, maxBufferBytes, threads } = flags
   if (kernels === undefined) return makeBackend(flags)
   if (backend !== "cpu")
     throw new PeftError(
       "E_OPTION",
       `[cli] --kernels ${kernels} is a choice of the CPU backend; leave out --backend ${backend}`,
     )
-  return cpu({ kernels, ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }) })
+  return cpu({
+    kernels,
+    ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }),
+    ...(threads === undefined ? {} : { threads }),
+  })
 }
 
 interface Packed {
@@ -220,10 +252,15 @@ function packedOf({ params }: Model): Packed | undefined {
   return { layers: weights.length, values, bytes, bits_per_value: (8 * bytes) / values }
 }
 
+type CpuBuffer = ReturnType<typeof bufferOf> & {
+  readonly data?: ArrayBufferView
+  readonly block?: { readonly bytes: number }
+}
+
 /** Of the memory behind it where that can be seen, as on the CPU, whose buffers are often larger than what they hold. */
 function heldBytes(t: Tensor): number {
-  const { data, length, dtype } = bufferOf(t) as ReturnType<typeof bufferOf> & { readonly data?: ArrayBufferView }
-  return data?.buffer.byteLength ?? length * bytesPerElement[dtype]
+  const { data, block, length, dtype } = bufferOf(t) as CpuBuffer
+  return block?.bytes ?? data?.buffer.byteLength ?? length * bytesPerElement[dtype]
 }
 
 const own = ({ methodOption, initAdapter }: BenchFlags): Pick<MethodFlags, "methodOption" | "initAdapter"> => ({

@@ -4,7 +4,7 @@ import { groupsPerEpoch, planRestarts, type Restarted, type TrainResult, train }
 import { jsonlFile } from "@peftjs/train/node"
 import type { Command } from "commander"
 import { kernelsOf, makeBackend } from "../backend.ts"
-import { baseModel, baseSource, startingAdapter } from "../base-model.ts"
+import { type BaseSource, baseModel, baseSource, startingAdapter } from "../base-model.ts"
 import { describeDryRun } from "../describe-dry-run.ts"
 import { dryRun } from "../dry-run.ts"
 import { interruptedExitCode, onInterrupt } from "../interrupt.ts"
@@ -13,7 +13,7 @@ import { estimateRun } from "../memory/before-run.ts"
 import { describeEstimate } from "../memory/estimate.ts"
 import { withoutWeights } from "../memory/without-weights.ts"
 import { required } from "../options.ts"
-import { openOutput } from "../output.ts"
+import { type Output, openOutput } from "../output.ts"
 import { makeProgress } from "../progress.ts"
 import { allFinite, makeKeeper, writtenOf } from "../result.ts"
 import { describeSummary, summarise } from "../summary.ts"
@@ -33,23 +33,30 @@ async function runTrain(flags: TrainFlags): Promise<void> {
     else process.stdout.write(`${describeDryRun(found)}\n`)
     return
   }
-  const team = await teamOf(flags)
+  const output = await openOutput(required(flags.output ?? flags.resume, "--output"), flags)
+  // Refused before anything is loaded.
+  trainingOptions(flags)
+  const source = await baseSource(flags, output.model)
+  const asStored = source.loading === undefined && source.initConfig === undefined
+  const team = await teamOf(flags, { ...flags, folder: source.folder, asStored })
   try {
-    await trainWith(team, flags, team.leads ? warn : () => {})
+    await trainWith(team, { flags, output, source, warn: team.leads ? warn : () => {} })
   } finally {
     await team.stop()
   }
 }
 
-async function trainWith(team: Team, flags: TrainFlags, warn: (text: string) => unknown): Promise<void> {
-  const folder = required(flags.output ?? flags.resume, "--output")
-  const output = await openOutput(folder, flags)
-  // Refused before anything is loaded.
-  trainingOptions(flags)
+interface Job {
+  readonly flags: TrainFlags
+  readonly output: Output
+  readonly source: BaseSource
+  readonly warn: (text: string) => unknown
+}
+
+async function trainWith(team: Team, { flags, output, source, warn }: Job): Promise<void> {
   const data = await jsonlFile(required(flags.data, "--data"))
   const evalData = flags.evalData === undefined ? undefined : await jsonlFile(flags.evalData)
   const backend = await makeBackend({ ...flags, threads: team.threads })
-  const source = await baseSource(flags, output.model)
   const { through, taken } = withoutWeights(team.through)
   const base = await baseModel(source, { backend, seed: flags.seed, through })
   const method = methodOf(flags)
@@ -128,7 +135,7 @@ async function trainWith(team: Team, flags: TrainFlags, warn: (text: string) => 
   else process.stdout.write(`${describeSummary(summary)}\n`)
   if (!result.interrupted) return
   process.stderr.write(
-    `interrupted after step ${result.steps} of ${total}; to go on, repeat the command with --resume ${folder}\n`,
+    `interrupted after step ${result.steps} of ${total}; to go on, repeat the command with --resume ${flags.output ?? flags.resume}\n`,
   )
   process.exitCode = interruptedExitCode
 }
