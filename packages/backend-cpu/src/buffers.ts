@@ -55,6 +55,9 @@ export interface Memory {
 /** Uploads of more bytes are weights, which stay: those of a large model would leave no room for what is computed. */
 export const largeUpload: number = 2 ** 20
 
+/** Shared memory is kept from this size on; what is smaller is read faster in the heap. */
+const keptUpload = 2 ** 16
+
 /** Pooled memory may exceed what was ever live at once by a quarter and this much; the longest unused goes first. */
 const slackBytes = 64 * 2 ** 20
 
@@ -85,7 +88,7 @@ export function createMemory(maxBufferBytes: number, heap?: Heap): Memory {
     alloc: (dtype, length) => make(dtype, length, check(dtype, length), true) as CpuBuffer & { data: never },
     upload(data, dtype) {
       const bytes = check(dtype, data.length)
-      if (bytes > largeUpload && isShared(data))
+      if (bytes >= keptUpload && isShared(data))
         return { dtype, length: data.length, data, block: undefined, borrowed: true }
       const room = heap === undefined ? 0 : heap.limit / 4 - heap.usage().live
       const buffer = make(dtype, data.length, bytes, bytes <= Math.max(largeUpload, room))

@@ -12,6 +12,7 @@ import { estimateMemory, fullBatch, longestBatch, type MemoryEstimate, mebibytes
 import { headersOnly } from "./memory/headers-only.ts"
 import { shapeBackend } from "./memory/shape-backend.ts"
 import { withoutWeights } from "./memory/without-weights.ts"
+import { threadTeam } from "./team.ts"
 import { methodOf, type TrainFlags, trainingOptions } from "./train-options.ts"
 import { countParameters, makeTrainable } from "./trainable.ts"
 
@@ -49,7 +50,8 @@ export async function dryRun(flags: TrainFlags, warn: (text: string) => void): P
   const real = await makeBackend(flags)
   const backend = shapeBackend(real)
   const { through, taken } = withoutWeights(headersOnly)
-  const base = await baseModel(await baseSource(flags, "model"), { backend, seed: flags.seed, through })
+  const source = await baseSource(flags, "model")
+  const base = await baseModel(source, { backend, seed: flags.seed, through })
   const adapter = await startingAdapter(flags)
   const method = methodOf(flags)
   const { targetModules, unmatched } = method === "full" || flags.initAdapter ? asGiven(flags) : known(base, flags)
@@ -61,7 +63,7 @@ export async function dryRun(flags: TrainFlags, warn: (text: string) => void): P
   const made = { ...flags, ...adapter, method, ...(targetModules === undefined ? {} : { targetModules }) }
   let model: Model = base
   const { rows, tokens, ...parts } = await estimateMemory({
-    ...{ base, backend, options, process: taken() },
+    ...{ base, backend, options, process: taken(), team: threadTeam(flags, source) },
     batch: data ? longestBatch(data, base.tokenizer, options) : fullBatch(options, base.config),
     async attach(observed) {
       model = await makeTrainable(observed, made, warn)

@@ -8,7 +8,7 @@ import type { FileSource } from "@peftjs/safetensors"
 export type SharedRanges = Map<string, SharedArrayBuffer>
 
 /** From this size on: what is smaller is no weight that matters. */
-const sharedBytes = 2 ** 20
+const sharedBytes = 2 ** 16
 
 /** Reads through `known`, and notes there what it has not: empty in the thread that reads first, what that has noted in the others. */
 export function sharedFiles(files: FileSource, known: SharedRanges): FileSource {

@@ -41,6 +41,9 @@ export interface Team {
   /** Whether this one writes files and speaks. */
   readonly leads: boolean
   readonly size: number
+  /** Of them, threads of this process, and whether those have one copy of the base. */
+  readonly here: number
+  readonly oneBase: boolean
   /** How many threads of this machine each may compute with. */
   readonly threads: number
   /** Files of the base: read once for all that share this process's memory. */
@@ -66,9 +69,9 @@ export interface Work {
 const localSizes = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"]
 
 /** Throws E_OPTION where the flags contradict each other, E_MPI. */
-export async function teamOf({ replicas, distributed }: TeamFlags, work: Work): Promise<Team> {
-  if (distributed === "mpi") {
-    if (replicas !== undefined)
+export async function teamOf(flags: TeamFlags, work: Work): Promise<Team> {
+  if (flags.distributed === "mpi") {
+    if (flags.replicas !== undefined)
       throw new PeftError(
         "E_OPTION",
         "[cli] --replicas counts threads; with --distributed mpi, mpirun -n says how many there are",
@@ -79,8 +82,24 @@ export async function teamOf({ replicas, distributed }: TeamFlags, work: Work): 
   }
   const given = replica()
   if (given) return memberOf(given.communicator, 1, given.data as SharedRanges | undefined)
-  const size = replicas ?? (distributed === "threads" || paysOff(work) ? availableParallelism() : 1)
+  const size = threadsFor(flags, work)
   return size === 1 ? memberOf(alone, availableParallelism()) : leaderOf(size, work.asStored)
+}
+
+/** What the estimate of a run is to know of its team, before there is one. */
+export function threadTeam(
+  flags: TeamFlags & Pick<Work, "backend" | "batchSize">,
+  source: { readonly folder: string; readonly loading?: unknown },
+): Pick<Team, "size" | "here" | "oneBase"> {
+  const oneBase = source.loading === undefined
+  const size = threadsFor(flags, { ...flags, folder: source.folder, asStored: oneBase })
+  return { size, here: size, oneBase }
+}
+
+/** How many threads share the rows, where it is threads that do. */
+function threadsFor({ replicas, distributed }: TeamFlags, work: Work): number {
+  if (distributed === "mpi") return 1
+  return replicas ?? (distributed === "threads" || paysOff(work) ? availableParallelism() : 1)
 }
 
 /** From this size of a model's files on, a step is longer than what starting threads and joining gradients takes. */
@@ -104,8 +123,7 @@ const unchanged = (files: FileSource): FileSource => files
 function memberOf(communicator: Communicator, threads: number, ranges?: SharedRanges): Team {
   return {
     leads: communicator.rank === 0,
-    size: communicator.size,
-    threads,
+    ...{ size: communicator.size, here: 1, oneBase: true, threads },
     through: ranges ? (files) => sharedFiles(files, ranges) : unchanged,
     join: () => communicator,
     stop: async () => {},
@@ -120,7 +138,7 @@ function leaderOf(size: number, asStored: boolean): Team {
   const ranges: SharedRanges | undefined = asStored ? new Map() : undefined
   let stop = async (): Promise<void> => {}
   return {
-    ...{ leads: true, size, threads: 1 },
+    ...{ leads: true, size, here: size, oneBase: asStored, threads: 1 },
     through: ranges ? (files) => sharedFiles(files, ranges) : unchanged,
     join() {
       const started = startReplicas(command, { size, data: ranges })

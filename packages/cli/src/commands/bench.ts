@@ -24,6 +24,7 @@ import { shapeBackend } from "../memory/shape-backend.ts"
 import { modelFiles } from "../model-files.ts"
 import { commonOptions, repeated, required, whole } from "../options.ts"
 import { peakRssMb } from "../process-memory.ts"
+import { between, countsOf, type DeviceCounts } from "../step-counts.ts"
 import { type Team, type TeamFlags, teamOf, teamOptions } from "../team.ts"
 import { baseLoading, methodOf } from "../train-options.ts"
 import { countParameters, type MethodFlags, makeTrainable, type Sizes } from "../trainable.ts"
@@ -109,13 +110,13 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
   const runs: Run[] = []
   for (const making of makings) {
     const model = await makeTrainable(base, making, () => {})
-    runs.push({ making, model, sizes: countParameters(model), seconds: [], cpu: [], losses: [] })
+    runs.push({ making, model, sizes: countParameters(model), seconds: [], cpu: [], losses: [], counts: [] })
   }
   const loadSeconds = (performance.now() - started) / 1000
   const communicator = team.join()
 
-  await inTurn(runs, async ({ making, model, seconds, cpu, losses }, next) => {
-    let [last, used] = [performance.now(), process.cpuUsage()]
+  await inTurn(runs, async ({ making, model, seconds, cpu, losses, counts }, next) => {
+    let [last, used, asked] = [performance.now(), process.cpuUsage(), countsOf(backend)]
     await train(model, data, {
       ...{ ...options, communicator },
       async onStep(metrics) {
@@ -123,6 +124,8 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
         const { user, system } = process.cpuUsage(used)
         cpu.push((user + system) / 1e6)
         losses.push(metrics.loss)
+        const now = countsOf(backend)
+        if (asked && now) counts.push(between(asked, now))
         const time = `${seconds.at(-1)?.toFixed(2)} s, loss ${metrics.loss.toFixed(4)}`
         if (team.leads)
           process.stderr.write(
@@ -131,6 +134,7 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
         await next()
         last = performance.now()
         used = process.cpuUsage()
+        asked = countsOf(backend)
       },
     })
   })
@@ -156,6 +160,8 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
     load_s: loadSeconds,
     losses: run.losses,
     cpu_step_s: used,
+    // Every step but the first asks the same.
+    ...run.counts.at(-1),
     ...(packed ? { packed } : {}),
     ...(other ? await comparison(run, other) : {}),
   }
@@ -211,6 +217,8 @@ interface Run {
   readonly seconds: number[]
   readonly cpu: number[]
   readonly losses: number[]
+  /** Where the backend counts. */
+  readonly counts: DeviceCounts[]
 }
 
 /** Throws E_OPTION for kernels of a backend that has no such choice, and what the factories throw. */

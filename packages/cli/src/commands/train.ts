@@ -73,7 +73,7 @@ async function trainWith(team: Team, { flags, output, source, warn }: Job): Prom
   const kernels = kernelsOf(backend)
   progress.say(`${introduction(sizes)}, ${data.rows.length} rows, ${total} steps, ${kernels}`)
   const { tokenizer } = base
-  const planned = { source, making, backend, data, options, process: taken(), tokenizer }
+  const planned = { source, making, backend, data, options, process: taken(), tokenizer, team }
   const needed = team.leads ? await estimateRun(planned) : { problem: "" }
   progress.say("problem" in needed ? `memory not estimated: ${needed.problem}` : describeEstimate(needed))
   if (output.resume) progress.say(`going on after step ${output.from}`)

@@ -7,7 +7,7 @@ import { type EstimateInput, estimateMemory, longestBatch, type MemoryEstimate }
 import { headersOnly } from "./headers-only.ts"
 import { shapeBackend } from "./shape-backend.ts"
 
-export interface Planned extends Pick<EstimateInput, "options" | "process"> {
+export interface Planned extends Pick<EstimateInput, "options" | "process" | "team"> {
   readonly source: BaseSource
   readonly making: MethodFlags
   /** Where the run will run. */

@@ -47,13 +47,30 @@ export interface EstimateInput {
   readonly options: TrainOptions & { readonly batchSize: number; readonly gradientAccumulationSteps: number }
   /** Bytes the process has without the model. */
   readonly process: number
+  /** Replicas that share the rows, how many of them are threads of this process, and whether those have one base; one replica unless told otherwise. */
+  readonly team?: { readonly size: number; readonly here: number; readonly oneBase: boolean }
 }
 
 /**
- * Runs the step, with restarts as it is in the part of the run that needs most. Throws what making the model trainable throws, and what
- * training does.
+ * Runs the step, with restarts as it is in the part of the run that needs most, for the thread that has most rows. Throws what making the
+ * model trainable throws, and what training does.
  */
 export async function estimateMemory(input: EstimateInput): Promise<MemoryEstimate> {
+  const { batch, team = { size: 1, here: 1, oneBase: true } } = input
+  const { size, here, oneBase } = team
+  if (size === 1) return estimateRun(input)
+  const own = await estimateRun({ ...input, batch: batch.slice(0, Math.ceil(batch.length / size)) })
+  const { process, weights, rows: _, tokens, total, ...parts } = own
+  const base = oneBase ? weights : here * weights
+  const each = Object.fromEntries(Object.entries(parts).map(([part, bytes]) => [part, here * bytes]))
+  return {
+    ...own,
+    ...(each as typeof parts),
+    ...{ weights: base, total: process + base + here * (total - process - weights), rows: batch.length, tokens },
+  }
+}
+
+async function estimateRun(input: EstimateInput): Promise<MemoryEstimate> {
   // One step is no run: nothing is saved, and no schedule has its length.
   const { restart, saveSteps: _, scheduler: __, ...options } = input.options
   if (!restart) return estimateStep({ ...input, options })
