@@ -55,6 +55,13 @@ export const matmulShapes: readonly MatmulShape[] = [
   ...product("one token", 1, 576, 1536),
 ]
 
+/** Those by which WebAssembly on one thread is compared. */
+export const cpuShapes: readonly MatmulShape[] = [
+  ...product("square", 512, 512, 512),
+  ...product("square", 1024, 1024, 1024),
+  ...product("layer", 256, 1536, 576),
+]
+
 export interface MatmulOptions {
   /** Measurements of each contender, in turns. */
   readonly rounds?: number
@@ -128,20 +135,24 @@ export function ourMatmul(backend: Backend): Contender {
   }
 }
 
-/** @param tf the module @tensorflow/tfjs-core, its WebGPU backend set */
-export function tfjsMatmul(tf: typeof import("@tensorflow/tfjs-core")): Contender {
+/**
+ * @param tf the module @tensorflow/tfjs-core, its backend set
+ * @param turned whether it gets the transpose of w beforehand: its WebAssembly has fast products of what is not transposed alone
+ */
+export function tfjsMatmul(tf: typeof import("@tensorflow/tfjs-core"), turned = false): Contender {
   return {
     name: "tfjs",
     async prepare({ m, n, k, weight }, x, w) {
-      const [a, b] = [tf.tensor2d(x, [m, k]), tf.tensor2d(weight === "f32" ? w : fromBf16(toBf16(w)), [n, k])]
+      const stored = tf.tensor2d(weight === "f32" ? w : fromBf16(toBf16(w)), [n, k])
+      const [a, b] = [tf.tensor2d(x, [m, k]), turned ? tf.transpose(stored) : stored]
       return {
         async run(times) {
-          const outs = Array.from({ length: times }, () => tf.matMul(a, b, false, true))
+          const outs = Array.from({ length: times }, () => tf.matMul(a, b, false, !turned))
           const result = await (outs.at(-1) as (typeof outs)[number]).data()
           tf.dispose(outs)
           return result
         },
-        free: () => tf.dispose([a, b]),
+        free: () => tf.dispose([a, b, stored]),
       }
     },
   }

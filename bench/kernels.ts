@@ -1,16 +1,19 @@
 /**
  * `npm run bench:kernels`: our products beside tfjs's in Node and beside jax-js's and tfjs's in Chromium, each on one device in one run, and
- * what training steps ask of the device. Prints tables and writes bench/results/kernels-*.json. `--node` or `--chromium` runs that part alone.
+ * what training steps ask of the device; and in WebAssembly on one thread beside tfjs's. Prints tables and writes
+ * bench/results/kernels-*.json. `--node`, `--chromium` or `--cpu` runs that part alone.
  */
 import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
 import { join } from "node:path"
+import { cpu } from "@peftjs/backend-cpu/node"
 import { webgpu } from "@peftjs/backend-webgpu/node"
 import { loadCausalLM } from "@peftjs/models/node"
 import { globals } from "webgpu"
 import useSoftwareDriver from "../tests/vulkan.ts"
 import { measureInChromium } from "./chromium.ts"
 import {
+  cpuShapes,
   deviceName,
   isSteady,
   type MatmulRow,
@@ -24,10 +27,12 @@ import {
 import { resultFile, writeResult } from "./results.ts"
 
 const root = join(import.meta.dirname, "..")
-const only = process.argv.slice(2).find((flag) => flag === "--node" || flag === "--chromium")
+/** Of tfjs's time to ours on one thread, allowing for noise. */
+const slowest = 0.95
+const parts = { "--cpu": onCpu, "--node": inNode, "--chromium": inChromium }
+const only = process.argv.slice(2).find((flag) => flag in parts)
 
-if (only !== "--chromium") await inNode()
-if (only !== "--node") await inChromium()
+for (const [flag, part] of Object.entries(parts)) if (only === undefined || only === flag) await part()
 // Dawn and Vite leave handles open.
 process.exit()
 
@@ -52,6 +57,24 @@ async function inNode(): Promise<void> {
     ...{ products, steps, steady },
   })
   if (!steady) process.exitCode = 1
+}
+
+/** Fails where tfjs is faster by more than noise. */
+async function onCpu(): Promise<void> {
+  // Before tfjs: what an engine allows is settled with its first module.
+  const backend = await cpu({ kernels: "wasm" })
+  const tf = await import("@tensorflow/tfjs-core")
+  await import("@tensorflow/tfjs-backend-wasm")
+  await tf.setBackend("wasm")
+  const products = await measureMatmuls([ourMatmul(backend), tfjsMatmul(tf, true)], cpuShapes, {
+    ...{ rounds: 9, least: 200, onRow: progress },
+  })
+  console.log("\nProducts in WebAssembly on one thread, medians; a ratio above 1: ours is faster")
+  console.table(matmulTable(products))
+  const { relaxedSimd } = backend.info
+  const peers = versions("@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-wasm")
+  writeResult(resultFile("kernels-cpu"), { relaxed_simd: relaxedSimd, versions: peers, products })
+  if (products.some(({ ratio }) => (ratio.tfjs as number) < slowest)) process.exitCode = 1
 }
 
 /** tfjs on the adapter that our backend opened: it asks a browser's navigator for one. */

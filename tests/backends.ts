@@ -5,15 +5,22 @@
 /// <reference types="vite/client" />
 import type { BackendEntry } from "@peftjs/conformance"
 
-const devices = import.meta.glob<{ readonly backends: Readonly<Record<string, BackendEntry>> }>(
-  "../packages/backend-*/test/device.ts",
-  { eager: true },
-)
+const packages = import.meta.glob<{
+  readonly backends: Readonly<Record<string, BackendEntry>>
+  /** Where those compute that may do so on more than one device, by what they say themselves. */
+  readonly devices?: Readonly<Record<string, () => Promise<string>>>
+}>("../packages/backend-*/test/device.ts", { eager: true })
 
 /** Names and factories, or the reason why one is absent here. */
 export const backends: Readonly<Record<string, BackendEntry>> = Object.assign(
   {},
-  ...Object.values(devices).map((device) => device.backends),
+  ...Object.values(packages).map((own) => own.backends),
+)
+
+/** Devices by the name of the backend; without those that are absent, and those that have one device only. */
+export const devices: Readonly<Record<string, () => Promise<string>>> = Object.assign(
+  {},
+  ...Object.values(packages).map((own) => own.devices ?? {}),
 )
 
 /**

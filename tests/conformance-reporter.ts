@@ -7,7 +7,7 @@ import { join } from "node:path"
 import type { Reporter, TestCase, TestModule, TestSuite } from "vitest/node"
 import { count, counts, type Group, missing, packageOf, parseName, type State } from "./conformance-result.ts"
 
-type Building = Omit<Group, "checks"> & { checks: Record<string, State> }
+type Building = Omit<Group, "checks" | "device"> & { checks: Record<string, State>; device?: string }
 
 export default class ConformanceReporter implements Reporter {
   private readonly groups: Group[] = []
@@ -63,6 +63,8 @@ function groupsOf(module: TestModule): Group[] {
     const group = found.get(outer) ?? { ...parseName(outer), package: folder, place, checks: {} }
     found.set(outer, group)
     const { state } = test.result()
+    const { device } = test.meta() as { device?: string }
+    if (device !== undefined) group.device = device
     group.checks[test.name] = state === "passed" || state === "skipped" ? state : "failed"
   }
   return [...found.values()]

@@ -8,17 +8,21 @@ export interface Group {
   readonly package: string
   /** "backend webgpu", "adapter lora, DoRA on webgpu". */
   readonly name: string
-  readonly kind: "backend" | "adapter" | "other"
+  readonly kind: "backend" | "adapter" | "device" | "other"
   readonly backend: string
   readonly place: "Node" | "Chromium"
+  /** Of kind "device": where the backend computed there, by its own words. */
+  readonly device?: string
   /** By the name of the check. */
   readonly checks: Readonly<Record<string, State>>
   /** Why it was skipped as a whole. */
   readonly absent?: string
 }
 
-/** What the kit's names say: "backend NAME" and "adapter METHOD on BACKEND", followed by ": reason" where it is absent. */
+/** What names say: "backend NAME" and "adapter METHOD on BACKEND", followed by ": reason" where it is absent, and "device of BACKEND". */
 export function parseName(name: string): Pick<Group, "name" | "kind" | "backend" | "absent"> {
+  const [, of] = /^device of (.*)$/.exec(name) ?? []
+  if (of !== undefined) return { name, kind: "device", backend: of }
   const [, own = name, absent] = /^((?:backend|adapter) .*?): (.*)$/.exec(name) ?? []
   const [, backend, on] = /^(?:backend (.*)|adapter .* on (.*?))$/.exec(own) ?? []
   const kind = backend !== undefined ? "backend" : on !== undefined ? "adapter" : "other"
@@ -56,13 +60,23 @@ const real = (g: Group): boolean => g.kind !== "other" && g.package !== "conform
 const unique = (names: readonly (string | undefined)[]): string[] =>
   [...new Set(names)].filter((name) => name !== undefined).sort()
 
-/** Columns: every backend in every place that a method was run on. */
-function columnsOf(groups: readonly Group[]): { backend: string; place: Group["place"] }[] {
+interface Column {
+  readonly backend: string
+  readonly place: Group["place"]
+  /** "cuda on TensorFlow's CPU, Node"; a backend that says nothing of a device is named alone. */
+  readonly title: string
+}
+
+/** Every backend in every place that a method was run on. */
+function columnsOf(groups: readonly Group[]): Column[] {
   const on = groups.filter((g) => g.kind === "adapter")
   return unique(on.map((g) => g.backend)).flatMap((backend) =>
     (["Node", "Chromium"] as const)
       .filter((place) => on.some((g) => g.backend === backend && g.place === place))
-      .map((place) => ({ backend, place })),
+      .map((place) => {
+        const { device } = groups.find((g) => g.kind === "device" && g.backend === backend && g.place === place) ?? {}
+        return { backend, place, title: `${device === undefined ? backend : `${backend} on ${device}`}, ${place}` }
+      }),
   )
 }
 
@@ -80,7 +94,7 @@ function table(
 ): string {
   const columns = columnsOf(groups)
   return [
-    line([corner, ...columns.map(({ backend, place }) => `${backend}, ${place}`)]),
+    line([corner, ...columns.map(({ title }) => title)]),
     line(["---", ...columns.map(() => "---")]),
     ...rows.map(([title, of]) =>
       line([title, ...columns.map((c) => cell(of.filter((g) => g.backend === c.backend && g.place === c.place)))]),
@@ -205,7 +219,7 @@ export function staleness(text: string, existing: Partial<Existing>): string[] {
   const headOf = (table: string): string[] => cells(table.split("\n", 1)[0] ?? "").slice(1)
   const [, , ...rows] = onBackends.trim().split("\n")
   const named: Existing = {
-    backends: unique(headOf(onBackends).map((c) => c.replace(/, (Node|Chromium)$/, ""))),
+    backends: unique(headOf(onBackends).map((c) => c.replace(/( on .*)?, (Node|Chromium)$/, ""))),
     methods: rows.map((row) => cells(row)[0] as string).filter((name) => name !== "(the backend itself)"),
     formats: headOf(overFormats).filter((name) => name !== "bf16" && name !== "f16"),
   }

@@ -90,6 +90,19 @@ describe("tables of a run", () => {
       ].join("\n"),
     )
   })
+  it("the device that a backend named stands in its column, where it ran", () => {
+    const device: Group = {
+      ...{ package: "device", ...parseName("device of cpu"), place: "Node", device: "a GPU on the moon" },
+      checks: { "has a name": "passed" },
+    }
+    const table = summary([...groups, ...over, device])
+    expect(table.split("\n", 3)).toEqual([
+      "| method | cpu on a GPU on the moon, Node | webgpu, Node | webgpu, Chromium |",
+      "| --- | --- | --- | --- |",
+      "| (the backend itself) | ✓ 2 |  |  |",
+    ])
+    expect(staleness(table, { backends: ["cpu", "webgpu"] })).toEqual([])
+  })
   it("methods over formats", () => {
     expect(formatTable([...groups, ...over])).toBe(
       ["| method | bf16 | nf4 | int8 |", "| --- | --- | --- | --- |", "| lora | ✓ 1 | ✓ 2 | ✗ 1 of 1 |"].join("\n"),

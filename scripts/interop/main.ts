@@ -16,6 +16,7 @@ import { deviceLoss } from "./checks/device-loss.ts"
 import { gguf } from "./checks/gguf.ts"
 import { ia3Peft } from "./checks/ia3-peft.ts"
 import { killResume } from "./checks/kill-resume.ts"
+import { levels } from "./checks/levels.ts"
 import { merged } from "./checks/merged.ts"
 import { mora } from "./checks/mora.ts"
 import { newAdapters } from "./checks/new-adapters.ts"
@@ -26,6 +27,7 @@ import { realRun } from "./checks/real-run.ts"
 import { recordedLogits } from "./checks/recorded-logits.ts"
 import { recordedTraining } from "./checks/recorded-training.ts"
 import { replicas } from "./checks/replicas.ts"
+import { resident } from "./checks/resident.ts"
 import { restarts } from "./checks/restarts.ts"
 import { roundTrip } from "./checks/round-trip.ts"
 import { safetensorsCorpus } from "./checks/safetensors-corpus.ts"
@@ -46,6 +48,8 @@ const checks: Record<string, (context: Context) => Promise<void>> = {
   "new-adapters": newAdapters,
   "ia3-peft": ia3Peft,
   "browser-adapter": browserAdapter,
+  levels,
+  resident,
   "kill-resume": killResume,
   restarts,
   "backends-resume": backendsResume,

@@ -5,14 +5,18 @@
 import type { BackendEntry } from "@peftjs/conformance"
 import { isPeftError } from "@peftjs/core"
 import type { CudaBackend } from "../src/backend.ts"
-import type { CudaDevice } from "../src/node.ts"
+import type { CudaDevice, OpenRuntime } from "../src/node-open.ts"
+
+async function open(): Promise<OpenRuntime> {
+  const { openRuntime } = await import("../src/node-open.ts")
+  return openRuntime({ device: (process.env.PEFT_CUDA_DEVICE ?? "cpu") as CudaDevice })
+}
 
 /** A backend of its own. */
 export async function makeCuda(options: { maxBufferBytes?: number } = {}): Promise<CudaBackend> {
-  const { openRuntime } = await import("../src/node-open.ts")
   const { createBackend } = await import("../src/backend.ts")
   const { onlyGpuOps } = await import("./only-gpu-ops.ts")
-  const { runtime } = await openRuntime({ device: (process.env.PEFT_CUDA_DEVICE ?? "cpu") as CudaDevice })
+  const { runtime } = await open()
   return createBackend(runtime.device.kind === "GPU" ? runtime : onlyGpuOps(runtime), options)
 }
 
@@ -31,3 +35,14 @@ const absent: string | undefined = inNode
 export const backends: Readonly<Partial<Record<"cuda", BackendEntry>>> = inNode
   ? { cuda: absent === undefined ? makeCuda : { absent } }
   : {}
+
+/** Where it computes, as TensorFlow says: "NVIDIA H200", "TensorFlow's CPU". */
+export const devices: Readonly<Record<string, () => Promise<string>>> =
+  inNode && absent === undefined
+    ? {
+        async cuda() {
+          const { device, gpu } = (await open()).info
+          return gpu ?? (device === "CPU" ? "TensorFlow's CPU" : device)
+        },
+      }
+    : {}

@@ -23,3 +23,15 @@ export const makeWebgpu = (options?: { maxBufferBytes?: number }): Promise<Webgp
 export const backends: Readonly<Record<"webgpu", BackendEntry>> = {
   webgpu: absent === undefined ? makeWebgpu : { absent },
 }
+
+/** Where it computes, as its driver says: "NVIDIA H200", "SwiftShader Device (Subzero) (on the CPU)". */
+export const devices: Readonly<Record<string, () => Promise<string>>> =
+  absent === undefined
+    ? {
+        async webgpu() {
+          const { description, vendor, architecture, software } = (await opened).info
+          const name = description || [vendor, architecture].filter(Boolean).join(" ") || "a GPU without a name"
+          return software ? `${name} (on the CPU)` : name
+        },
+      }
+    : {}

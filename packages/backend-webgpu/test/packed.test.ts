@@ -15,20 +15,22 @@ interface Shape {
   readonly blockSize: number
   readonly offset: number
   readonly nested: boolean
+  readonly minimums?: true
   readonly dtype: PackedLayout["dtype"]
 }
 const shapes: readonly Shape[] = [
   { bits: 4, rows: 70, columns: 96, blockSize: 64, offset: 32, nested: true, dtype: "bf16" },
   { bits: 8, rows: 33, columns: 35, blockSize: 35, offset: 0, nested: false, dtype: "f32" },
+  { bits: 4, rows: 66, columns: 96, blockSize: 32, offset: 0, nested: false, minimums: true, dtype: "f32" },
 ]
 
 describe.skipIf(absent !== undefined)("packed matrices on hardware", () => {
   for (const shape of shapes)
-    it(`[${shape.rows}, ${shape.columns}] of ${shape.bits} bits`, async () => {
+    it(`[${shape.rows}, ${shape.columns}] of ${shape.bits} bits${shape.minimums ? " and minimums" : ""}`, async () => {
       const gpu = await openGpu()
       const features = { ...gpu.features, software: false, subgroups: false }
       const other: Gpu = { ...gpu, features, program: (key, build) => gpu.program(key, build) }
-      const { bits, rows, columns, blockSize, offset, nested, dtype } = shape
+      const { bits, rows, columns, blockSize, offset, nested, minimums, dtype } = shape
       const blocks = Math.ceil((offset + rows * columns) / blockSize)
       const layout: PackedLayout = {
         ...{ format: "packed", bits, codeBook: numbers(1, 2 ** bits), blockSize, dtype },
@@ -41,6 +43,7 @@ describe.skipIf(absent !== undefined)("packed matrices on hardware", () => {
         codes: gpu.upload(bytes(3, (blocks * blockSize * bits) / 8), "u8"),
         book: gpu.upload(bytesTable(layout), "f32"),
         scales: nested ? gpu.upload(bytes(4, outer * 16), "u8") : gpu.upload(numbers(4, skip + blocks), "f32"),
+        ...(minimums ? { minimums: gpu.upload(numbers(7, blocks), "f32") } : {}),
         ...(layout.nested
           ? {
               nested: { scales: gpu.upload(numbers(5, outer), "f32"), book: gpu.upload(layout.nested.codeBook, "f32") },
@@ -70,6 +73,7 @@ describe.skipIf(absent !== undefined)("packed matrices on hardware", () => {
         }
       gpu.free(dense)
       expect(gpu.live()).toBe(before)
-      for (const buffer of [w.codes, w.book, w.scales, w.nested?.scales, w.nested?.book]) if (buffer) gpu.free(buffer)
+      const own = [w.codes, w.book, w.scales, w.minimums, w.nested?.scales, w.nested?.book]
+      for (const buffer of own) if (buffer) gpu.free(buffer)
     })
 })

@@ -46,7 +46,7 @@ const format: AdapterFormat = {
 export const saved: AdapterMethod = { ...sound, format }
 
 const kept: Tensor[] = []
-const counted = { draws: 0 }
+const counted = { draws: 0, starts: 0 }
 const drawn = (x: Tensor, { training }: Context): Tensor => (training ? dropout(x, 0.5, [7, counted.draws++]) : x)
 const first = new Map<string, Params>()
 const withoutNaN = (x: Tensor): Tensor =>
@@ -60,6 +60,13 @@ const forgetful: Partial<AdapterMethod> = {
       B: param(init.zeros([site.out, 2]), { saved: false }),
     },
   }),
+}
+
+const restless: Partial<AdapterMethod> = {
+  prepare({ values }) {
+    const factor = 1 + 0.01 * counted.starts++
+    return { start: {}, residual: values.map((x) => x * factor) }
+  },
 }
 
 interface Broken extends Omit<BrokenThing, "checks"> {
@@ -235,6 +242,16 @@ const broken: Readonly<Record<string, Broken>> = {
     check: "saved and loaded it is equal, and saved again the same bytes",
     message: /^losses: value/,
     change: { ...forgetful, format: { ...format, read: () => ({ ...saved, ...forgetful }) } },
+  },
+  "a residual that is another one at every start": {
+    check: "saved and loaded it is equal, and saved again the same bytes",
+    message: /^losses: value/,
+    change: { ...restless, format: { ...format, read: () => ({ ...saved, ...restless }) } },
+  },
+  "a residual that is not the base without the start": {
+    check: "just initialised, it changes nothing",
+    message: /^losses: value/,
+    change: { prepare: ({ values }) => ({ start: {}, residual: values.map((x) => x * 0.9) }) },
   },
   "steps that go uphill": {
     check: "twenty steps lower the loss and leave no buffer behind",

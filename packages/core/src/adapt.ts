@@ -65,6 +65,7 @@ export function makeAdapter(
   paths: readonly string[],
   options: MakeOptions,
 ): Adapter {
+  checkFits(model, method, paths, options.name)
   if (!method.prepare) return initialised(model, method, paths, options, new Map())
   throw new PeftError(
     "E_PREPARE",
@@ -79,12 +80,33 @@ export async function makeAdapterAsync(
   paths: readonly string[],
   options: MakeOptions,
 ): Promise<Adapter> {
+  checkFits(model, method, paths, options.name)
   const prepared = await prepareSites(model, method, paths)
   try {
     return initialised(model, method, paths, options, prepared)
   } catch (error) {
     freePrepared(prepared)
     throw error
+  }
+}
+
+/** Before anything is read or made. Throws E_ADAPTER_NAME, E_SITE_KIND. */
+function checkFits(model: Model, method: AdapterMethod, paths: readonly string[], name: string): void {
+  if (name === "" || /[/\\]/.test(name)) {
+    throw new PeftError(
+      "E_ADAPTER_NAME",
+      `[core] an adapter cannot be called ${JSON.stringify(name)}; use a name without slashes`,
+    )
+  }
+  if (model.view.adapters.some((a) => a.name === name)) {
+    throw new PeftError("E_ADAPTER_NAME", `[core] the model already has an adapter called "${name}"; give another name`)
+  }
+  const misfit = paths.map((path) => model.sites.get(path) as Site).find((site) => !method.sites.includes(site.kind))
+  if (misfit) {
+    throw new PeftError(
+      "E_SITE_KIND",
+      `[${method.name}] ${misfit.path} is of kind ${misfit.kind}; ${method.name} adapts ${method.sites.join(", ")}; exclude it`,
+    )
   }
 }
 
@@ -96,23 +118,7 @@ function initialised(
   prepared: PreparedSites,
 ): Adapter {
   const { name, seed, loaded, overlays = {} } = options
-  if (name === "" || /[/\\]/.test(name)) {
-    throw new PeftError(
-      "E_ADAPTER_NAME",
-      `[core] an adapter cannot be called ${JSON.stringify(name)}; use a name without slashes`,
-    )
-  }
-  if (model.view.adapters.some((a) => a.name === name)) {
-    throw new PeftError("E_ADAPTER_NAME", `[core] the model already has an adapter called "${name}"; give another name`)
-  }
   const sites = paths.map((path) => model.sites.get(path) as Site)
-  const misfit = sites.find((site) => !method.sites.includes(site.kind))
-  if (misfit) {
-    throw new PeftError(
-      "E_SITE_KIND",
-      `[${method.name}] ${misfit.path} is of kind ${misfit.kind}; ${method.name} adapts ${method.sites.join(", ")}; exclude it`,
-    )
-  }
   const engine = engineOf(model.backend)
   const kept: Tensor[] = []
   const keep = (tensor: Tensor): Tensor => {

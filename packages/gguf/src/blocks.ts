@@ -3,7 +3,7 @@
  * and minimums in the order of the values. In a file a byte of Q4 holds elements j and j + 16; here the even element is in the high half.
  * Knows no files and no device.
  */
-import { type PackedData, PeftError } from "@peftjs/core"
+import { type PackedData, PeftError, valueBlocks } from "@peftjs/core"
 import { toFloat16, toFloat32 } from "@peftjs/safetensors"
 import { type PackedKind, packedKinds } from "./kinds.ts"
 
@@ -64,35 +64,21 @@ export function quantiser(kind: PackedKind, elements: number): Quantiser {
   const codes = new Uint8Array(Math.ceil((elements * bits) / 8))
   const scales = new Float32Array(blocks)
   const minimums = kind === "Q4_1" ? new Float32Array(blocks) : undefined
-  const values = new Float32Array(blockValues)
-  let [filled, done] = [0, 0]
-  const close = (): void => {
-    const block = done / blockValues
-    const { scale, minimum, codeOf } = quantise[kind](values.subarray(0, filled))
+  const given = valueBlocks(kind, elements, blockValues, (values, start) => {
+    const block = start / blockValues
+    const { scale, minimum, codeOf } = quantise[kind](values)
     scales[block] = halved(scale, kind)
     if (minimums) minimums[block] = halved(minimum, kind)
-    for (let i = 0; i < filled; i++) {
-      const [code, at] = [codeOf(values[i] as number), done + i]
+    for (const [i, value] of values.entries()) {
+      const [code, at] = [codeOf(value), start + i]
       if (bits === 8) codes[at] = code & 255
       else codes[at >> 1] = (codes[at >> 1] as number) | (at % 2 === 0 ? code << 4 : code)
     }
-    done += filled
-    filled = 0
-  }
+  })
   return {
-    push(given) {
-      if (done + filled + given.length > elements) throw countError(kind, done + filled + given.length, elements)
-      for (let from = 0; from < given.length; ) {
-        const count = Math.min(blockValues - filled, given.length - from)
-        values.set(given.subarray(from, from + count), filled)
-        filled += count
-        from += count
-        if (filled === blockValues) close()
-      }
-    },
+    push: given.push,
     finish() {
-      if (done + filled !== elements) throw countError(kind, done + filled, elements)
-      if (filled > 0) close()
+      given.finish()
       return { codes, scales, ...(minimums ? { minimums } : {}) }
     },
   }
@@ -139,9 +125,3 @@ function halved(value: number, kind: PackedKind): number {
     `[gguf] a block of a weight has the scale ${value}, which the float16 of ${kind} cannot hold: the weight holds NaN, Inf or values beyond 65504`,
   )
 }
-
-const countError = (kind: PackedKind, given: number, elements: number): PeftError =>
-  new PeftError(
-    "E_SHAPE",
-    `[gguf] ${kind} was given ${given} values or more for a matrix of ${elements}; give all rows`,
-  )

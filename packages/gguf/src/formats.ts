@@ -3,8 +3,10 @@
  * They have no form in safetensors, so a model with such weights is saved dense. Knows no model and no adapter.
  */
 import {
+  type Backend,
   type PackedData,
   type PackedLayout,
+  type PackedWeight,
   PeftError,
   packedWeight,
   type Weight,
@@ -29,6 +31,12 @@ export const quantMethod = "gguf"
 /** What a packed weight is called behind its module's path: "weight.q4_0". */
 export const packedName = (kind: PackedKind): string => `weight.${kind.toLowerCase()}`
 
+/** Packs another matrix of the weight's shape as it is packed: what a method leaves of it (`storedLike`). */
+const alike = (kind: PackedKind, backend: Backend, weight: PackedWeight): Weight => ({
+  ...weight,
+  encode: (rows) => formatOf(kind).encode(backend, weight.shape, rows),
+})
+
 function formatOf(kind: PackedKind): WeightFormat {
   const layout: PackedLayout = {
     format: kind.toLowerCase(),
@@ -43,7 +51,7 @@ function formatOf(kind: PackedKind): WeightFormat {
     async encode(backend, shape, rows, { source } = {}): Promise<Weight> {
       const made = quantiser(kind, shape[0] * shape[1])
       for await (const some of rows) made.push(some)
-      return packedWeight(backend, layout, shape, made.finish(), source ? { source } : {})
+      return alike(kind, backend, packedWeight(backend, layout, shape, made.finish(), source ? { source } : {}))
     },
   }
 }
@@ -67,7 +75,7 @@ function filesOf(kind: PackedKind, layout: PackedLayout): WeightFiles {
       }
       const data = unpackBlocks(kind, found.data as Uint8Array)
       checkFinite(`${module}.weight`, kind, data)
-      return packedWeight(backend, layout, shape, data, source ? { source } : {})
+      return alike(kind, backend, packedWeight(backend, layout, shape, data, source ? { source } : {}))
     },
   }
 }

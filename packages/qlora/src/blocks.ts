@@ -2,7 +2,7 @@
  * Quantising a matrix that arrives row by row, in blocks over the flattened matrix, with the roundings of bitsandbytes 0.50.2 on a CPU.
  * Knows no files and no device.
  */
-import { PeftError } from "@peftjs/core"
+import { PeftError, valueBlocks } from "@peftjs/core"
 import { type CodeBook, dynamicBook, nearest, searcher } from "./code-books.ts"
 
 export interface FourBit {
@@ -25,50 +25,34 @@ export function fourBitQuantiser(format: string, book: CodeBook, blockSize: numb
   const search = searcher(book)
   const codes = new Uint8Array(Math.ceil(elements / 2))
   const absmax = new Float32Array(Math.ceil(elements / blockSize))
-  const block = new Float32Array(blockSize)
-  let [filled, done] = [0, 0]
-
   const fill = (at: number, count: number, code: number): void => {
     // Blocks begin at a byte; what pads an odd end is filled in later, with the same.
     codes.fill((code << 4) | code, at >> 1, (at + count) >> 1)
     if (count % 2 !== 0) codes[(at + count) >> 1] = code << 4
   }
-  const close = (): void => {
-    const top = largest(format, block, filled)
+  const given = valueBlocks(format, elements, blockSize, (block, start) => {
+    const count = block.length
+    const top = largest(format, block, count)
     // A short last block divides; the others multiply by the inverse.
-    const short = filled < blockSize
+    const short = count < blockSize
     const scale = short ? Math.max(top, Math.fround(1e-38)) : top
-    absmax[done / blockSize] = scale
+    absmax[start / blockSize] = scale
     if (top === 0) {
-      fill(done, filled, order[nearest(book, 0)] as number)
-      done += filled
-      filled = 0
+      fill(start, count, order[nearest(book, 0)] as number)
       return
     }
     const inverse = Math.fround(1 / scale)
-    for (let i = 0; i < filled; i++) {
+    for (let i = 0; i < count; i++) {
       const x = block[i] as number
       const code = order[search(Math.fround(short ? x / scale : x * inverse))] as number
-      const at = done + i
+      const at = start + i
       codes[at >> 1] = (codes[at >> 1] as number) | (at % 2 === 0 ? code << 4 : code)
     }
-    done += filled
-    filled = 0
-  }
+  })
   return {
-    push(values) {
-      if (done + filled + values.length > elements) throw countError(format, done + filled + values.length, elements)
-      for (let from = 0; from < values.length; ) {
-        const count = Math.min(blockSize - filled, values.length - from)
-        block.set(values.subarray(from, from + count), filled)
-        filled += count
-        from += count
-        if (filled === blockSize) close()
-      }
-    },
+    push: given.push,
     finish() {
-      if (done + filled !== elements) throw countError(format, done + filled, elements)
-      if (filled > 0) close()
+      given.finish()
       // What pads an odd end is quantised like any zero.
       const last = codes.length - 1
       if (elements % 2 !== 0) codes[last] = (codes[last] as number) | (order[nearest(book, 0)] as number)
@@ -93,12 +77,6 @@ export function largest(format: string, values: Float32Array, n: number): number
     `[qlora] a weight holds NaN or Inf, which ${format} cannot; "peft inspect --check-finite" tells which tensor of the folder`,
   )
 }
-
-export const countError = (format: string, given: number, elements: number): PeftError =>
-  new PeftError(
-    "E_SHAPE",
-    `[qlora] ${format} was given ${given} values or more for a matrix of ${elements}; give all rows`,
-  )
 
 export const nestedBlockSize = 256
 

@@ -10,11 +10,12 @@ import {
   readPacked,
   roundedTo,
   type StoredWeight,
+  valueCountError,
   type Weight,
   type WeightFiles,
   type WeightFormat,
 } from "@peftjs/core"
-import { countError, largest } from "./blocks.ts"
+import { largest } from "./blocks.ts"
 import { bytesOf, f32Of, finite, quantisationConfig, stateError } from "./files.ts"
 
 /** Value of each pattern of 8 bits, two's complement, as a part of the row's largest. */
@@ -37,7 +38,7 @@ export function int8(): WeightFormat {
       for await (const some of rows) {
         const count = some.length / columns
         if (!Number.isInteger(count) || row + count > out)
-          throw countError("int8", row * columns + some.length, out * columns)
+          throw valueCountError("int8", row * columns + some.length, out * columns)
         const values = roundedTo("f16", some)
         for (let i = 0; i < count; i++, row++) {
           const one = values.subarray(i * columns, (i + 1) * columns)
@@ -49,7 +50,7 @@ export function int8(): WeightFormat {
             codes[row * columns + j] = halfToEven(Math.fround((one[j] as number) * scale)) & 0xff
         }
       }
-      if (row !== out) throw countError("int8", row * columns, out * columns)
+      if (row !== out) throw valueCountError("int8", row * columns, out * columns)
       const packed = packedWeight(backend, layoutOf(columns), shape, { codes, scales }, source ? { source } : {})
       return storedInt8(backend, packed)
     },

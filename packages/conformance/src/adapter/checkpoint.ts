@@ -5,7 +5,7 @@ import { check, same, throwsCode } from "../assert.ts"
 import { perturb, toyLosses } from "../toy-training.ts"
 import { memoryFolder, subfolder, tensorsIn } from "./folder.ts"
 import { hostileNames } from "./lifecycle.ts"
-import type { Subject } from "./subject.ts"
+import { allOff, type Subject } from "./subject.ts"
 
 const files = ["README.md", "adapter_config.json", "adapter_model.safetensors"] as const
 const [, configFile, weightsFile] = files
@@ -25,7 +25,7 @@ export function checkpointChecks({ method, options, it, base, adapted, load }: S
   if (!method.format) {
     it("it has no format, and saying so is all that saving does", async () => {
       const folder = memoryFolder()
-      await throwsCode("E_NO_FORMAT", async () => saveAdapter(adapted(await base()), folder), "saveAdapter")
+      await throwsCode("E_NO_FORMAT", async () => saveAdapter(await adapted(await base()), folder), "saveAdapter")
       check(folder.files.size === 0, "something was written")
     })
     return
@@ -34,7 +34,7 @@ export function checkpointChecks({ method, options, it, base, adapted, load }: S
 
   it("saved and loaded it is equal, and saved again the same bytes", async () => {
     const model = await base()
-    const view = adapted(model)
+    const view = await adapted(model)
     perturb(view)
     const folder = memoryFolder()
     await saveAdapter(view, folder)
@@ -51,7 +51,7 @@ export function checkpointChecks({ method, options, it, base, adapted, load }: S
 
   it("on disk every tensor is f32 under its module's path and its own name, the same for every adapter", async () => {
     const model = await base()
-    const view = adapted(model)
+    const view = await adapted(model)
     const expected = new Map<string, readonly number[]>()
     for (const [path, { params }] of adapterOf(view).sites) {
       const { kind } = model.sites.get(path) as { kind: "linear" | "embedding" }
@@ -77,13 +77,13 @@ export function checkpointChecks({ method, options, it, base, adapted, load }: S
         `the tensors are called ${[...new Set(own)].join(", ")}, not ${options.savedAs.join(", ")}`,
       )
     }
-    await saveAdapter(adapted(model, "efaul"), folder)
+    await saveAdapter(await adapted(model, "efaul"), folder)
     const other = Object.keys(tensorsIn(folder.files.get(`efaul/${weightsFile}`) as Uint8Array))
     check(json(other) === json(Object.keys(found)), `another adapter's tensors are called ${other.join(", ")}`)
   })
 
   it("the config on disk holds what PEFT wants to know, and describes the same method", async () => {
-    const view = adapted(await base())
+    const view = await adapted(await base())
     const folder = memoryFolder()
     await saveAdapter(view, folder)
     const config = JSON.parse(new TextDecoder().decode(folder.files.get(configFile)))
@@ -102,11 +102,12 @@ export function checkpointChecks({ method, options, it, base, adapted, load }: S
     const losses: Float32Array[] = []
     let all = model
     for (const [i, name] of hostileNames.entries()) {
-      const single = adapted(model, name)
+      const single = await adapted(model, name)
       perturb(single, 0.1 * (i + 1))
       losses.push(await toyLosses(single))
       await saveAdapter(single, folder, { name })
       const place = name === "default" ? folder : subfolder(folder, name)
+      allOff(all)
       all = (await load(all, place, name)).model
     }
     for (const [i, name] of hostileNames.entries()) {

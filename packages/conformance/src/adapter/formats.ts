@@ -4,10 +4,11 @@ import {
   type DType,
   denseWeight,
   engineOf,
+  hostValues,
   isPeftError,
   type Model,
   merge,
-  scope,
+  storedLike,
   tensor,
   trainables,
   unmerge,
@@ -26,9 +27,7 @@ function dense(name: DType, encode: (values: Float32Array) => Float32Array | Uin
   return {
     name,
     async encode(backend, shape, blocks) {
-      const all: number[] = []
-      for await (const block of blocks) all.push(...block)
-      const data = encode(Float32Array.from(all))
+      const data = encode(await joined(blocks))
       if (rows === undefined) return uploadDense(backend, data, name, shape)
       const [n, columns] = shape
       const starts = Array.from({ length: Math.ceil(n / rows) }, (_, i) => i * rows)
@@ -83,7 +82,8 @@ export function formatChecks(subject: Subject): void {
       if (!bare) return
       const matrices = await matricesOf(bare)
       const twin = await base(() => toyModel(backend, 0, { weights: matrices }))
-      const [plain, view, other] = [await toyLosses(bare), perturbed(subject, bare), perturbed(subject, twin)]
+      const plain = await toyLosses(bare)
+      const [view, other] = [await perturbed(subject, bare), await perturbed(subject, twin)]
       close(await toyLogits(view), await toyLogits(other), 1e-5, "logits")
       for (const {
         name: path,
@@ -92,8 +92,9 @@ export function formatChecks(subject: Subject): void {
         check(dtype === "f32", `${path} is ${dtype}; what is trained must be f32`)
       if (method.mergeable) {
         const at = await mergeTargets(subject)
-        const { model: merged } = await merge(perturbed(subject, bare, at))
-        close(await toyLogits(merged), await toyLogits(perturbed(subject, twin, at)), mergedTolerance, "merged: logits")
+        const { model: merged } = await merge(await perturbed(subject, bare, at))
+        const expected = await toyLogits(await perturbed(subject, twin, at))
+        close(await toyLogits(merged), expected, mergedTolerance, "merged: logits")
         unmerge(merged)
       }
       for (let step = 0; step < 2; step++)
@@ -103,8 +104,8 @@ export function formatChecks(subject: Subject): void {
   }
 }
 
-function perturbed({ adapted }: Subject, model: Model, at?: readonly string[]): Model {
-  const view = adapted(model, "default", at)
+async function perturbed({ adapted }: Subject, model: Model, at?: readonly string[]): Promise<Model> {
+  const view = await adapted(model, "default", at)
   perturb(view)
   return view
 }
@@ -115,12 +116,27 @@ function refusal(error: unknown, element: string, { supports }: Backend): undefi
   if (!isPeftError(error) || error.code !== "E_UNSUPPORTED" || declared) throw error
 }
 
-/** The values of a model's matrices as dense f32. */
+/** The values of a model's matrices as dense f32. What a method leaves of one loses as much there as where it is stored as the model's is. */
 async function matricesOf({ sites, backend }: Model): Promise<Map<string, Weight>> {
   const matrices = new Map<string, Weight>()
   for (const { path, base } of sites.values()) {
-    const rows = scope(engineOf(backend), () => base.rows({ start: 0, end: base.shape[0] }).mul(1).data())
-    matrices.set(path, uploadDense(backend, await rows, "f32", base.shape))
+    const twinOf = async (weight: Weight): Promise<Weight> =>
+      uploadDense(backend, await hostValues(engineOf(backend), weight), "f32", base.shape)
+    matrices.set(path, {
+      ...(await twinOf(base)),
+      async encode(rows) {
+        const stored = await storedLike(backend, base, await joined(rows))
+        const twin = await twinOf(stored)
+        stored.free()
+        return twin
+      },
+    })
   }
   return matrices
+}
+
+async function joined(blocks: AsyncIterable<Float32Array>): Promise<Float32Array> {
+  const all: number[] = []
+  for await (const block of blocks) all.push(...block)
+  return Float32Array.from(all)
 }

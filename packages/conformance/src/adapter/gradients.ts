@@ -11,13 +11,13 @@ export function gradientChecks({ method, options, it, base, adapted }: Subject):
   if (identity) {
     it("just initialised, it changes nothing", async () => {
       const model = await base()
-      close(await toyLosses(adapted(model)), await toyLosses(model), 1e-5, "losses")
+      close(await toyLosses(await adapted(model)), await toyLosses(model), 1e-5, "losses")
     })
   }
 
   it("perturbed, it changes something", async () => {
     const model = await base()
-    const [before, view] = [await toyLosses(model), adapted(model)]
+    const [before, view] = [await toyLosses(model), await adapted(model)]
     perturb(view)
     const after = await toyLosses(view)
     check(
@@ -27,20 +27,20 @@ export function gradientChecks({ method, options, it, base, adapted }: Subject):
   })
 
   it("its trainable parameters get gradients, all of them, and nothing else does", async () => {
-    const model = adapted(await base())
+    const model = await adapted(await base())
     perturb(model)
     check(trainables(model).length > 0, `${method.name} has nothing to train`)
     await allLearn(model)
   })
 
   it("gradients agree with finite differences", async () => {
-    const model = adapted(await base())
+    const model = await adapted(await base())
     perturb(model)
     await finiteDifferences(model, detaches)
   })
 
   it("a block that is computed again draws the same dropout and gives the same gradients", async () => {
-    const model = adapted(await base())
+    const model = await adapted(await base())
     perturb(model)
     const run = { training: true, seed: 3, step: 5 }
     const kept = await toyGradients(model, run)
@@ -55,7 +55,7 @@ export function gradientChecks({ method, options, it, base, adapted }: Subject):
   })
 
   it("without training it draws nothing: the same losses whatever the step", async () => {
-    const model = adapted(await base())
+    const model = await adapted(await base())
     perturb(model)
     same(await toyLosses(model, { step: 1 }), await toyLosses(model, { step: 2, seed: 9 }), "losses")
   })

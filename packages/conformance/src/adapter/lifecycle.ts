@@ -1,9 +1,9 @@
 /** Attaching, switching off and on, taking off: the base is never changed, and every adapter minds its own parameters. */
-import { adapt, detach, disable, enable, engineOf, free, trainables } from "@peftjs/core"
+import { detach, disable, enable, engineOf, free, trainables } from "@peftjs/core"
 import { check, same, throwsCode } from "../assert.ts"
 import { toySites } from "../toy-model.ts"
 import { perturb, toyGradients, toyLosses } from "../toy-training.ts"
-import { copyParameters, type Subject } from "./subject.ts"
+import { allOff, copyParameters, type Subject } from "./subject.ts"
 
 /** Names that contain one another, as careless code would confuse them. */
 export const hostileNames = ["default", "default2", "other_default", "efaul"] as const
@@ -14,7 +14,7 @@ export function lifecycleChecks({ it, method, targets, base, adapted }: Subject)
     const engine = engineOf(model.backend)
     const plain = await toyLosses(model)
     const before = engine.liveBuffers
-    const view = adapted(model)
+    const view = await adapted(model)
     perturb(view)
     const changed = await toyLosses(view)
     disable(view)
@@ -34,8 +34,9 @@ export function lifecycleChecks({ it, method, targets, base, adapted }: Subject)
     let all = model
     const alone: Float32Array[] = []
     for (const [i, name] of hostileNames.entries()) {
-      all = adapted(all, name)
-      const single = adapted(model, name)
+      allOff(all)
+      all = await adapted(all, name)
+      const single = await adapted(model, name)
       perturb(single, 0.1 * (i + 1))
       alone.push(await toyLosses(single))
       copyParameters(single, all)
@@ -52,10 +53,10 @@ export function lifecycleChecks({ it, method, targets, base, adapted }: Subject)
   it("detach takes one of two off, on or off, and the other stays as it was", async () => {
     const model = await base()
     for (const active of [true, false]) {
-      const one = adapted(model, "stays")
+      const one = await adapted(model, "stays")
       perturb(one)
       const alone = await toyLosses(one)
-      const both = adapted(one, "goes")
+      const both = await adapted(one, "goes")
       disable(both, "stays")
       perturb(both)
       enable(both, "stays")
@@ -66,7 +67,7 @@ export function lifecycleChecks({ it, method, targets, base, adapted }: Subject)
 
   it("a name that is unknown or taken and a layer it cannot adapt are refused, and nothing is left behind", async () => {
     const model = await base()
-    const view = adapted(model, "default")
+    const view = await adapted(model, "default")
     perturb(view)
     const [before, live] = [await toyLosses(view), engineOf(model.backend).liveBuffers]
     for (const change of [detach, disable, enable])
@@ -76,7 +77,7 @@ export function lifecycleChecks({ it, method, targets, base, adapted }: Subject)
     for (const [path, { kind }] of Object.entries(toySites)) {
       if (method.sites.includes(kind)) continue
       const both = [...targets, path]
-      await throwsCode("E_SITE_KIND", () => adapt(view, method, { name: "other", targetModules: both }), path)
+      await throwsCode("E_SITE_KIND", () => adapted(view, "other", both), path)
     }
     same(await toyLosses(view), before, "afterwards")
     const left = engineOf(model.backend).liveBuffers - live
@@ -84,7 +85,7 @@ export function lifecycleChecks({ it, method, targets, base, adapted }: Subject)
   })
 
   it("the same seed gives the same parameters", async () => {
-    const [one, two] = [trainables(adapted(await base())), trainables(adapted(await base()))]
+    const [one, two] = [trainables(await adapted(await base())), trainables(await adapted(await base()))]
     const read = async (all: typeof one): Promise<ArrayLike<number>[]> =>
       Promise.all(all.map(({ tensor }) => tensor.data()))
     const [first, second] = [await read(one), await read(two)]

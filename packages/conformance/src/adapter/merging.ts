@@ -32,7 +32,7 @@ export function mergeChecks(subject: Subject): void {
   if (!method.mergeable) {
     it("it says that it cannot be merged: merging is refused, and nothing changes", async () => {
       const model = await base()
-      const view = adapted(model)
+      const view = await adapted(model)
       perturb(view)
       await refused("E_NOT_MERGEABLE", view, model)
     })
@@ -42,7 +42,7 @@ export function mergeChecks(subject: Subject): void {
   it("merged it computes the same on many inputs, and unmerged exactly what it did", async () => {
     const model = await base()
     const engine = engineOf(model.backend)
-    const view = adapted(model, "default", await mergeTargets(subject))
+    const view = await adapted(model, "default", await mergeTargets(subject))
     perturb(view)
     const [plain, before, live] = [await toyLogits(model), await toyLogits(view), engine.liveBuffers]
     const { model: merged, sites, maxError } = await merge(view)
@@ -66,7 +66,7 @@ export function mergeChecks(subject: Subject): void {
 
   it("several adapters: all of them and every subset merge to what they compute", async () => {
     const at = await mergeTargets(subject)
-    const view = adapted(adapted(await base(), "a", at), "b", at)
+    const view = await adapted(await adapted(await base(), "a", at), "b", at)
     perturb(view)
     for (const off of [[], ["a"], ["b"]]) {
       for (const adapter of view.view.adapters) adapter.enabled = true
@@ -80,7 +80,7 @@ export function mergeChecks(subject: Subject): void {
   for (const [path, other] of tiedPairs(subject))
     it(`merged at a tied ${path}, ${other} keeps its weight and the config says that they are apart`, async () => {
       const tied = await base((backend) => toyModel(backend, 0, { tied: true }))
-      const view = adapted(tied, "default", [path])
+      const view = await adapted(tied, "default", [path])
       perturb(view)
       const before = await toyLogits(view)
       const { model: merged } = await merge(view)
@@ -94,7 +94,7 @@ export function mergeChecks(subject: Subject): void {
 
   it("NaN or Inf in a parameter refuses to merge, and nothing changes", async () => {
     const model = await base()
-    const view = adapted(model, "default", await mergeTargets(subject))
+    const view = await adapted(model, "default", await mergeTargets(subject))
     perturb(view)
     for (const [i, { tensor }] of trainables(view).entries()) {
       const sound = (await tensor.data()) as Float32Array
@@ -120,7 +120,7 @@ export function mergeTargets(subject: Subject): Promise<readonly string[]> {
 }
 
 async function findTargets({ targets, base, adapted }: Subject): Promise<readonly string[]> {
-  const view = adapted(await base())
+  const view = await adapted(await base())
   perturb(view)
   try {
     unmerge((await merge(view)).model)

@@ -24,7 +24,7 @@ export function siteChecks(subject: Subject): void {
     it(`on ${what} alone: it sits there only, learns${method.mergeable ? ", merges" : ""} and is saved`, async () => {
       const model = await base((backend) => toyModel(backend, 0, { fanInFanOut }))
       const plain = await toyLogits(model)
-      const view = adapted(model, "default", [path])
+      const view = await adapted(model, "default", [path])
       const sites = [...(view.view.adapters[0]?.sites.keys() ?? [])]
       check(sites.join() === path, `it sits on ${sites.join(", ")}`)
       if (identity) close(await toyLogits(view), plain, 1e-5, "logits, just initialised")

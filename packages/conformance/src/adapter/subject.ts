@@ -1,6 +1,6 @@
 /** What the adapter checks share: the method under test on toy models of one backend, and its parameters. */
 import type { Adapter, AdapterMethod, Backend, LoadReport, Model, WeightFormat } from "@peftjs/core"
-import { adapt, adapterOf, assign, freeAdapter, freeValues, loadAdapter, noGrad, scope } from "@peftjs/core"
+import { adaptAsync, adapterOf, assign, freeAdapter, freeValues, loadAdapter, noGrad, scope } from "@peftjs/core"
 import type { BackendEntry, MakeBackend, RequiredBackends, Runner } from "../runner.ts"
 import { toyModel, toySites } from "../toy-model.ts"
 import type { Folder } from "./folder.ts"
@@ -31,8 +31,8 @@ export interface Subject {
   it(name: string, body: () => void | Promise<void>): void
   /** A bare model on the one backend of all checks; the plain toy model unless told otherwise. */
   base(make?: (backend: Backend) => Model | Promise<Model>): Promise<Model>
-  /** The model with the method on it, at all targets unless told otherwise. */
-  adapted(model: Model, name?: string, at?: readonly string[]): Model
+  /** The model with the method on it, at all targets unless told otherwise; prepared, where the method looks at the base first. */
+  adapted(model: Model, name?: string, at?: readonly string[]): Promise<Model>
   /** The model with the adapter of a folder on it. */
   load(model: Model, folder: Folder, name?: string): Promise<{ model: Model; report: LoadReport }>
 }
@@ -69,13 +69,28 @@ export function subjectOf(method: AdapterMethod, options: TestAdapterOptions, ma
       made.push(model)
       return model
     },
-    adapted: (model, name = "default", at = targets) => adapt(model, method, { name, targetModules: at }),
+    adapted: (model, name = "default", at = targets) => put(model, method, name, at),
     async load(model, folder, name = "default") {
       const found = await loadAdapter(model, folder, { methods: [method], name })
       loaded.push(adapterOf(found.model, name))
       return found
     },
   }
+}
+
+// Never let go: what stands in for a base would be collected in the middle of a check that counts buffers.
+const kept: Model[] = []
+
+/** The model with a method over it, whether or not its start looks at the base. */
+export async function put(model: Model, method: AdapterMethod, name: string, at: readonly string[]): Promise<Model> {
+  const view = await adaptAsync(model, method, { name, targetModules: at })
+  kept.push(view)
+  return view
+}
+
+/** Switches all adapters off: what is put on next finds the base's own weights, whoever left a residual before it. */
+export function allOff(model: Model): void {
+  for (const adapter of model.view.adapters) adapter.enabled = false
 }
 
 /** Gives the last adapter of `to` the parameters of the last of `from`, which sits on the same sites. */

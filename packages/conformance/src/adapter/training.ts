@@ -7,7 +7,7 @@ import type { Subject } from "./subject.ts"
 
 /** Losses before each of some steps. */
 async function train({ base, adapted }: Subject, steps: number): Promise<number[]> {
-  const model = adapted(await base())
+  const model = await adapted(await base())
   const engine = engineOf(model.backend)
   const [losses, live]: [number[], number[]] = [[], []]
   for (let step = 0; step < steps; step++) {
@@ -49,7 +49,7 @@ export function trainingChecks(subject: Subject, others: Readonly<Record<string,
 
     if (!method.format) continue
     it(`what is saved on ${name} computes the same here`, async () => {
-      const there = other.adapted(await other.base())
+      const there = await other.adapted(await other.base())
       perturb(there)
       const folder = memoryFolder()
       await saveAdapter(there, folder)
