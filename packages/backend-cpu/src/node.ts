@@ -1,6 +1,9 @@
 /** The CPU backend in Node: adds a BLAS library of the system to what the package offers everywhere. */
+import { setFlagsFromString } from "node:v8"
 import { PeftError } from "@peftjs/core"
 import { type CpuBackend, createBackend } from "./backend.ts"
+import { selfTest } from "./gemm-self-test.ts"
+import { wasmGemm } from "./gemm-wasm.ts"
 import { cpu as portable } from "./index.ts"
 import { findBlas } from "./node-blas.ts"
 
@@ -39,5 +42,20 @@ export async function cpu(options: NodeCpuOptions = {}): Promise<CpuBackend> {
       `[backend-cpu] kernels is "blas" but no BLAS was found; install OpenBLAS (a system package, or Python's scipy-openblas32), or set PEFT_BLAS to the library's path`,
     )
   }
+  if (kernels !== "reference") allowRelaxedSimd()
   return portable({ kernels, ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }) })
+}
+
+/** V8 of Node 20 has the fused multiply-add of relaxed SIMD behind this flag; later ones have it without. */
+const relaxedSimd = "experimental-wasm-relaxed-simd"
+let asked = false
+
+/** Once for a thread, and only where it is missing; taken back if the product is then wrong. The flag is one for the whole process. */
+function allowRelaxedSimd(): void {
+  if (asked || !process.versions.v8.startsWith("11.")) return
+  asked = true
+  if (wasmGemm()?.relaxed !== false) return
+  setFlagsFromString(`--${relaxedSimd}`)
+  const gemm = wasmGemm()
+  if (gemm?.relaxed && selfTest(gemm) !== undefined) setFlagsFromString(`--no-${relaxedSimd}`)
 }

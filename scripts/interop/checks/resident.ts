@@ -1,6 +1,6 @@
 /**
  * Five hundred steps with rows of random lengths must not need more memory than twenty: the resident memory of `peft train`, read from outside
- * while it runs. V8 gets so little room that what it has not collected yet cannot hide or feign growth: a young generation of 1 MiB.
+ * while it runs. V8 gets so little room that what it has not collected yet cannot hide or feign growth: a young generation of 1 MiB, an old one of 72.
  */
 import { spawn } from "node:child_process"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
@@ -67,7 +67,7 @@ interface Watched {
 async function watch(args: string[], metrics: string, blas: string): Promise<Watched> {
   const bin = join(repository, "packages/cli/bin/peft.js")
   const env = { ...process.env, PEFT_BLAS: blas }
-  const child = spawn(process.execPath, ["--max-semi-space-size=1", bin, ...args], { env })
+  const child = spawn(process.execPath, ["--max-semi-space-size=1", "--max-old-space-size=72", bin, ...args], { env })
   const ended = finish(child)
   const seen: { readonly step: number; readonly megabytes: number }[] = []
   while (child.exitCode === null && child.signalCode === null) {
