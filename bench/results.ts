@@ -37,8 +37,10 @@ export function circumstances(): {
   }
 }
 
-/** Writes the result, its circumstances first. */
+/** Writes the result, its circumstances first; files of this machine, such as a library's, by their last name alone. */
 export function writeResult(path: string, result: object): void {
+  const plain = (_: string, value: unknown): unknown =>
+    typeof value === "string" ? value.replaceAll(/(?<![\w.:/])\/(?:[^\s/,)]+\/)+/g, "") : value
   mkdirSync(dirname(path), { recursive: true })
-  writeFileSync(path, `${JSON.stringify({ ...circumstances(), ...result }, undefined, 2)}\n`)
+  writeFileSync(path, `${JSON.stringify({ ...circumstances(), ...result }, plain, 2)}\n`)
 }
