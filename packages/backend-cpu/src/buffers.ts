@@ -77,7 +77,7 @@ export function createMemory(maxBufferBytes: number, heap?: Heap): Memory {
     const block = inside ? heap?.alloc(bytes) : undefined
     const data =
       heap && block
-        ? hostView(dtype, heap.memory.buffer, block.address, length)
+        ? hostView(dtype, heap.buffer(), block.address, length)
         : hostView(dtype, outside.take(sizeClass(bytes)), 0, length)
     return { dtype, length, data, block }
   }

@@ -23,10 +23,11 @@ export interface Block {
 export type WasmExports = Readonly<Record<string, (...args: number[]) => number>>
 
 export interface Heap {
-  readonly memory: WebAssembly.Memory
+  /** The memory as it is now; views are made from it, since the engine may have another object for it next time. */
+  buffer(): ArrayBufferLike
   /** Bytes that the memory may grow to; 0 where it is scratch alone. */
   readonly limit: number
-  /** Whether a view's buffer is this memory: a shared one has another each time it grows. */
+  /** Whether a view's buffer came from `buffer`. */
   owns(buffer: ArrayBufferLike): boolean
   /** Undefined where no room is left: the buffer must lie outside. */
   alloc(bytes: number): Block | undefined
@@ -68,10 +69,7 @@ export function createHeap(largest: number = defaultLimit): Heap | undefined {
       return instance.exports as unknown as WasmExports
     }
     load([{ name: "probe", params: [], locals: ["v128"], body: [] }])
-    const seen = new WeakSet<ArrayBufferLike>([memory.buffer])
-    const grown = (): unknown => seen.add(memory.buffer)
-    const owns = (buffer: ArrayBufferLike): boolean => seen.has(buffer)
-    return { memory, limit, load, owns, ...blocks(memory, limit, grown), ...scratchStack() }
+    return { limit, load, ...buffers(memory), ...blocks(memory, limit), ...scratchStack() }
   } catch {
     return undefined
   }
@@ -104,6 +102,26 @@ function makeMemory(initial: number, most: number): { memory: WebAssembly.Memory
   return { memory: new WebAssembly.Memory({ initial, maximum: initial }), limit: 0 }
 }
 
+/**
+ * Growing a shared memory gives it a new buffer object, in V8 every other shared memory of the process too, while views of the old ones
+ * stay good. So each that is handed out is remembered.
+ */
+function buffers(memory: WebAssembly.Memory): Pick<Heap, "buffer" | "owns"> {
+  const seen = new WeakSet<ArrayBufferLike>()
+  let current: ArrayBufferLike | undefined
+  return {
+    buffer() {
+      const now = memory.buffer
+      if (now !== current) {
+        seen.add(now)
+        current = now
+      }
+      return now
+    },
+    owns: (buffer) => buffer === current || seen.has(buffer),
+  }
+}
+
 function scratchStack(): Pick<Heap, "scratch"> {
   // Address 0 stays unused.
   let top = unit
@@ -121,11 +139,7 @@ function scratchStack(): Pick<Heap, "scratch"> {
   }
 }
 
-function blocks(
-  memory: WebAssembly.Memory,
-  limit: number,
-  hasGrown: () => void,
-): Pick<Heap, "alloc" | "free" | "usage"> {
+function blocks(memory: WebAssembly.Memory, limit: number): Pick<Heap, "alloc" | "free" | "usage"> {
   /** Free blocks by `binOf` their size. */
   const bins: (Block | undefined)[] = new Array(256).fill(undefined)
   let last: Block | undefined
@@ -173,7 +187,6 @@ function blocks(
       return undefined
     }
     grown++
-    hasGrown()
     return end(more)
   }
 

@@ -90,7 +90,7 @@ export function bring(heap: Heap, buffer: DeviceBuffer, first: number, n: number
 
 /** The heap's memory as an array; valid until the memory grows where it is not shared. */
 export function heapView(heap: Heap, dtype: DType, address: number, length: number): TypedArray {
-  return hostView(dtype, heap.memory.buffer, address, length)
+  return hostView(dtype, heap.buffer(), address, length)
 }
 
 /** By type: (from, to, n) widens n elements. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest"
 import { addressOf, createMemory } from "../src/buffers.ts"
-import { type Block, createHeap, type Heap, scratchBytes } from "../src/heap.ts"
+import { type Block, createHeap, type Heap, placeOf, scratchBytes } from "../src/heap.ts"
 import { cpu } from "../src/index.ts"
 
 test("upload copies, read copies", async () => {
@@ -128,7 +128,7 @@ describe("heap", () => {
       return Math.floor((state / 2 ** 32) * n)
     }
     const live: { block: Block; mark: number; words: number }[] = []
-    const view = ({ block, words }: (typeof live)[number]) => new Int32Array(heap.memory.buffer, block.address, words)
+    const view = ({ block, words }: (typeof live)[number]) => new Int32Array(heap.buffer(), block.address, words)
     for (let i = 0; i < 4000; i++) {
       if (live.length > 60 || (live.length > 0 && random(3) === 0)) {
         const [one] = live.splice(random(live.length), 1) as [(typeof live)[number]]
@@ -149,6 +149,19 @@ describe("heap", () => {
     const whole = heap.alloc(size - scratchBytes - 64) as Block
     expect(heap.usage().size).toBe(size)
     expect(whole.address).toBe((start as Block).address)
+  })
+
+  test("a view is known as the heap's own after any heap of the process has grown", () => {
+    const [one, other] = [createHeap(), createHeap()] as [Heap, Heap]
+    const outside = new Float32Array(new SharedArrayBuffer(64))
+    for (const grows of [one, other]) {
+      const views = [one, other].map((heap) => new Float32Array(heap.buffer(), 128, 4))
+      grows.alloc(2 ** 25)
+      for (const heap of [one, other]) views.push(new Float32Array(heap.buffer(), 128, 4))
+      expect(views.map((view) => placeOf(one, view))).toEqual([128, undefined, 128, undefined])
+      expect(views.map((view) => placeOf(other, view))).toEqual([undefined, 128, undefined, 128])
+    }
+    expect(placeOf(one, outside)).toBeUndefined()
   })
 
   test("lengths that grow from step to step reuse what shorter ones left", () => {
