@@ -5,12 +5,20 @@
 import { type AttentionDims, type DeviceBuffer, invariant } from "@peftjs/core"
 import { addressOf, dataOf } from "./buffers.ts"
 import type { Gemm, Matrix } from "./gemm.ts"
-import type { Heap } from "./heap.ts"
+import { type Heap, placeOf } from "./heap.ts"
 import { softmaxKernels } from "./softmax.ts"
 import { heapView } from "./staging.ts"
+import { transpose } from "./transpose.ts"
 
 /** Most queries per tile: few, so that little of the causal triangle's empty half is computed. */
 const mostRows = 64
+
+/**
+ * From so many queries on, the keys of a head are turned round first: a BLAS multiplies by a matrix as it lies half as fast again as by its
+ * transpose where the inner dimension is a head's. Fewer queries are done before the keys are turned; so are more bytes of keys than this.
+ */
+const turnedFrom = 16
+const turnedBytes = 2 ** 23
 
 /** Most scores of a tile, unless a row has more. */
 const mostScores = 2 ** 21
@@ -33,6 +41,8 @@ export interface Tile {
   /** The tile's queries as an operand, from an array laid out as q; its keys, from one laid out as k or v. */
   query(data: Float32Array): Matrix
   keys(data: Float32Array): Matrix
+  /** The transpose of its keys, from the index-th of the `turned` arrays. */
+  keysT(index: number): Matrix
   /** Positions of the first query's and the first key's row, and the distances to the next ones. */
   readonly at: { readonly query: number; readonly key: number; readonly queryStep: number; readonly keyStep: number }
 }
@@ -43,12 +53,15 @@ export function tileSize({ queries, keys }: AttentionDims): { readonly rows: num
   return { rows, bytes: 4 * rows * keys }
 }
 
-/** Visits every tile: all tiles of a head before the next head, all heads of a sequence before the next sequence. */
+/**
+ * Visits every tile: all tiles of a head before the next head, all heads of a sequence before the next sequence. `turned`: k, and whatever
+ * else is laid out like it and asked for as `keysT`.
+ */
 export function forEachTile(
   heap: Heap,
   gemm: Gemm,
   q: Float32Array,
-  k: Float32Array,
+  turned: readonly Float32Array[],
   valid: DeviceBuffer | undefined,
   dims: AttentionDims,
   visit: (tile: Tile) => void,
@@ -59,11 +72,21 @@ export function forEachTile(
   const { rows: tileRows, bytes } = tileSize(dims)
   const { visibleSoftmax } = softmaxKernels(heap)
   const seen = valid && counts(valid, batch, keys)
-  heap.scratch(bytes + (valid ? 4 * valid.length : 0), (probabilities) => {
-    const mask = valid && maskAt(heap, valid, probabilities + bytes)
+  const headBytes = 4 * keys * dim
+  const turns = queries >= turnedFrom && headBytes <= turnedBytes
+  const sides = turns ? turned.map((_, i) => bytes + i * headBytes) : []
+  const maskStart = bytes + sides.length * headBytes
+  heap.scratch(maskStart + (valid ? 4 * valid.length : 0), (probabilities) => {
+    const mask = valid && maskAt(heap, valid, probabilities + maskStart)
     for (let b = 0; b < batch; b++) {
       for (let h = 0; h < heads; h++) {
         const kvHead = Math.floor(h / (heads / kvHeads))
+        if (h % (heads / kvHeads) === 0) {
+          const start = b * keys * keyStep + kvHead * dim
+          sides.forEach((side, i) => {
+            turn(heap, turned[i] as Float32Array, start, keyStep, keys, dim, probabilities + side)
+          })
+        }
         for (let row = 0; row < queries; row += tileRows) {
           const rows = Math.min(tileRows, queries - row)
           const first = clamp(row + offset - window + 1, keys)
@@ -76,8 +99,13 @@ export function forEachTile(
           }
           const query = (data: Float32Array): Matrix => matrix(data, at.query, queryStep)
           const key = (data: Float32Array): Matrix => matrix(data, at.key, keyStep)
+          const keysT = (index: number): Matrix => {
+            if (!turns) return { ...key(turned[index] as Float32Array), trans: true }
+            const side = probabilities + (sides[index] as number)
+            return matrix(heapView(heap, "f32", side, keys * dim) as Float32Array, first, keys)
+          }
           const scores = heapView(heap, "f32", probabilities, rows * width) as Float32Array
-          gemm.run(rows, width, dim, scale, query(q), { ...key(k), trans: true }, 0, scores, 0, width)
+          gemm.run(rows, width, dim, scale, query(q), keysT(0), 0, scores, 0, width)
           const last = row + offset - first
           visibleSoftmax(probabilities, rows, width, last - window, last, mask ? mask + 4 * (b * keys + first) : 0)
           const blind: number[] = []
@@ -88,11 +116,30 @@ export function forEachTile(
             const visible = seen ? (seen[place + to] as number) - (seen[place + from] as number) : to - from
             if (visible === 0) blind.push(r)
           }
-          visit({ batch: b, row, rows, first, width, probabilities, blind, query, keys: key, at })
+          visit({ batch: b, row, rows, first, width, probabilities, blind, query, keys: key, keysT, at })
         }
       }
     }
   })
+}
+
+/** One head's [keys, dim] as [dim, keys] at an address. */
+function turn(
+  heap: Heap,
+  data: Float32Array,
+  start: number,
+  step: number,
+  keys: number,
+  dim: number,
+  to: number,
+): void {
+  const inside = placeOf(heap, data)
+  if (inside !== undefined) {
+    transpose(heap)(inside + 4 * start, to, keys, dim, 4 * step, 4 * keys)
+    return
+  }
+  const out = heapView(heap, "f32", to, keys * dim) as Float32Array
+  for (let j = 0; j < keys; j++) for (let d = 0; d < dim; d++) out[d * keys + j] = data[start + j * step + d] as number
 }
 
 /** How many keys of a sequence are not hidden, before each: [batch, keys + 1]. */

@@ -16,7 +16,7 @@ export function createAttention(memory: Memory, heap: Heap, gemm: Gemm): FusedKe
     const out = memory.alloc("f32", q.length)
     const y = out.data
     const { keys, dim } = dims
-    forEachTile(heap, gemm, asF32(q), asF32(k), valid, dims, (tile) => {
+    forEachTile(heap, gemm, asF32(q), [asF32(k)], valid, dims, (tile) => {
       const { rows, width, first, at } = tile
       const p = scratchMatrix(heap, tile.probabilities, rows, width)
       gemm.run(rows, dim, width, 1, p, tile.keys(values), 0, y, at.query, at.queryStep)
@@ -46,13 +46,13 @@ export function createAttentionBackward(memory: Memory, heap: Heap, gemm: Gemm):
     const { dim, scale } = dims
     const { softmaxBackward } = softmaxKernels(heap)
     heap.scratch(tileSize(dims).bytes, (ds) => {
-      forEachTile(heap, gemm, queries, keys, valid, dims, (tile) => {
+      forEachTile(heap, gemm, queries, [keys, values], valid, dims, (tile) => {
         const { rows, width, at } = tile
         const s = scratchMatrix(heap, ds, rows, width)
         const p = scratchMatrix(heap, tile.probabilities, rows, width)
         const transposed = { trans: true } as const
         const dyTile = tile.query(gradient)
-        gemm.run(rows, width, dim, 1, dyTile, { ...tile.keys(values), ...transposed }, 0, s.data, 0, width)
+        gemm.run(rows, width, dim, 1, dyTile, tile.keysT(1), 0, s.data, 0, width)
         softmaxBackward(tile.probabilities, ds, rows, width, scale)
         gemm.run(rows, dim, width, 1, s, tile.keys(keys), 0, dq.data, at.query, at.queryStep)
         gemm.run(width, dim, rows, 1, { ...s, ...transposed }, tile.query(queries), 1, dk.data, at.key, at.keyStep)

@@ -8,7 +8,7 @@ import { createHeap, type Heap } from "./heap.ts"
 import { createLayerNorm, createLayerNormBackward } from "./layer-norm.ts"
 import { createLogSumExp } from "./log-sum-exp.ts"
 import { createMap } from "./map.ts"
-import { createMatmul } from "./matmul.ts"
+import { createMatmul, createSumOfProducts } from "./matmul.ts"
 import { createConcat, createPermute, createSlice } from "./move.ts"
 import { createPackedMatmul, createUnpack } from "./packed.ts"
 import { createRandomBits } from "./random.ts"
@@ -92,6 +92,7 @@ function fused(memory: Memory, heap: Heap, gemm: Gemm): Partial<FusedKernels> & 
     rope: createRope(memory, heap),
     attention: createAttention(memory, heap, gemm),
     attentionBackward: createAttentionBackward(memory, heap, gemm),
+    sumOfProducts: createSumOfProducts(memory, heap, gemm),
     packedMatmul: createPackedMatmul(memory, gemm),
     unpack: createUnpack(memory),
     adamw: createAdamW(heap),

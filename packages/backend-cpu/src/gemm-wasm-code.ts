@@ -3,7 +3,7 @@
  * 4x8 because the 8 sums, 2 columns of B and a splat of A fit the 16 vector registers of x64; 6x8 and 4x12 spill and are slower.
  */
 import type { ValueType, WasmFunction } from "./wasm-module.ts"
-import { type Code, op } from "./wasm-op.ts"
+import { type Code, f32x4, op } from "./wasm-op.ts"
 
 /** Rows of a panel of A, columns of a panel of B. */
 export const tileRows = 4
@@ -50,7 +50,7 @@ function step(index: number, relaxed: boolean): Code {
     ...halves.flatMap((h) => {
       const x = [...op.get(splat), ...op.get(columns[h])]
       const old = op.get(sum(r, h))
-      const fused = [...x, ...old, ...op.f32x4RelaxedMadd]
+      const fused = f32x4.relaxedMadd(x, old)
       return [...(relaxed ? fused : [...old, ...x, ...op.f32x4Mul, ...op.f32x4Add]), ...op.set(sum(r, h))]
     }),
   ])

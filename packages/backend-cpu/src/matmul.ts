@@ -1,8 +1,11 @@
-/** The batched product of the contract over one of the three Gemms. */
-import { type DeviceBuffer, invariant, type MatmulDims, PeftError } from "@peftjs/core"
-import { dataOf, type Memory } from "./buffers.ts"
+/** The batched product and the sum of products of the contract over one of the three Gemms. */
+import { type DeviceBuffer, type FusedKernels, invariant, type MatmulDims, PeftError } from "@peftjs/core"
+import { addressOf, dataOf, f32Of, type Memory } from "./buffers.ts"
 import type { Gemm, Matrix } from "./gemm.ts"
 import type { FloatType } from "./half.ts"
+import type { Heap } from "./heap.ts"
+import { heapCopies } from "./heap-copy.ts"
+import { packedProduct } from "./packed.ts"
 
 export function createMatmul(
   memory: Memory,
@@ -23,6 +26,36 @@ export function createMatmul(
     }
     return out
   }
+}
+
+export function createSumOfProducts(memory: Memory, heap: Heap, gemm: Gemm): FusedKernels["sumOfProducts"] {
+  return (products, addend, { m, n }) => {
+    const out = memory.alloc("f32", m * n)
+    if (addend) copyInto(heap, out, addend)
+    products.forEach(({ alpha, a, b, k, transA, transB }, i) => {
+      const beta = i > 0 || addend ? 1 : 0
+      if ("codes" in b) {
+        const dims = { m, rows: transB ? n : k, columns: transB ? k : n, transpose: !transB }
+        packedProduct(memory, gemm, a, b, dims, alpha, beta, out.data)
+        return
+      }
+      invariant(
+        a.length === m * k && b.length === k * n,
+        `backend-cpu: a product of ${a.length} and ${b.length} elements as [${m}, ${k}] · [${k}, ${n}]`,
+      )
+      const [left, right] = [operand(a, transA ? m : k, transA), operand(b, transB ? k : n, transB)]
+      gemm.run(m, n, k, alpha, left, right, beta, out.data, 0, n)
+    })
+    return out
+  }
+}
+
+function copyInto(heap: Heap, out: DeviceBuffer, from: DeviceBuffer): void {
+  const data = f32Of(from)
+  invariant(from.length === out.length, `backend-cpu: ${from.length} elements cannot be added to ${out.length}`)
+  const [to, at] = [addressOf(out), addressOf(from)]
+  if (to === undefined || at === undefined) f32Of(out).set(data)
+  else heapCopies(heap).copyRows(to, at, 4 * from.length, 1, 0, 0)
 }
 
 function operand(buffer: DeviceBuffer, ld: number, trans: boolean): Matrix {

@@ -29,6 +29,7 @@ export async function cpu(options: NodeCpuOptions = {}): Promise<CpuBackend> {
   const { kernels = "auto", threads, maxBufferBytes } = options
   if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 1))
     throw new PeftError("E_OPTION", `[backend-cpu] threads is ${threads}; it must be a whole number of at least 1`)
+  if (kernels !== "reference") allowRelaxedSimd()
   if (kernels === "auto" || kernels === "blas") {
     const blas = await findBlas(options.blas ?? process.env.PEFT_BLAS, threads)
     if (blas !== undefined) {
@@ -42,7 +43,6 @@ export async function cpu(options: NodeCpuOptions = {}): Promise<CpuBackend> {
       `[backend-cpu] kernels is "blas" but no BLAS was found; install OpenBLAS (a system package, or Python's scipy-openblas32), or set PEFT_BLAS to the library's path`,
     )
   }
-  if (kernels !== "reference") allowRelaxedSimd()
   return portable({ kernels, ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }) })
 }
 

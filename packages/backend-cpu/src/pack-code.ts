@@ -2,6 +2,7 @@
  * Packing of f32 in WebAssembly: whole panels of `width` lanes, side by side for every depth, times a factor. What pack.ts does for any
  * operand, for those in the heap.
  */
+import { turned } from "./transpose.ts"
 import { load32Lane } from "./wasm-byte-op.ts"
 import { advance, times } from "./wasm-loop.ts"
 import { type WasmFunction, wasmFunction } from "./wasm-module.ts"
@@ -57,19 +58,12 @@ function along(width: number): WasmFunction {
       ...lanes.flatMap((lane) => advance(lane, 4 * depths)),
       ...advance(target, 4 * width * depths),
     ]
-    const [a, b, c, d] = lanes.map(() => local("v128")) as [number, number, number, number]
-    const [ab, cd] = [local("v128"), local("v128")]
-    const pairs = (picked: readonly number[]): Code => [
-      ...op.set(ab, v128.shuffle32(picked, op.get(a), op.get(b))),
-      ...op.set(cd, v128.shuffle32(picked, op.get(c), op.get(d))),
-    ]
-    const lower = v128.shuffle32([0, 1, 4, 5], op.get(ab), op.get(cd))
-    const upper = v128.shuffle32([2, 3, 6, 7], op.get(ab), op.get(cd))
-    // Four depths of four lanes, turned: a0 b0 a1 b1 and c0 d0 c1 d1 first, then what belongs to one depth.
     const four = [
-      ...[a, b, c, d].flatMap((x, i) => op.set(x, v128.load(op.get(lanes[i] as number)))),
-      ...[...pairs([0, 4, 1, 5]), ...put(0, lower), ...put(1, upper)],
-      ...[...pairs([2, 6, 3, 7]), ...put(2, lower), ...put(3, upper)],
+      ...turned(
+        { local },
+        lanes.map((lane) => v128.load(op.get(lane))),
+        (depths) => depths.flatMap((values, i) => put(i, values)),
+      ),
       ...move(4),
     ]
     const [first, ...others] = lanes as [number, number, number, number]

@@ -5,7 +5,7 @@
 import { once, type Scope } from "./wasm-module.ts"
 import { type Code, f32x4, i32, i32x4, v128 } from "./wasm-op.ts"
 
-type Locals = Pick<Scope, "local">
+type Locals = Pick<Scope, "local" | "multiplyAdd">
 
 const { add, sub, mul, splatOf } = f32x4
 
@@ -13,9 +13,9 @@ const { add, sub, mul, splatOf } = f32x4
 const [ln2High, ln2Low] = [0.693359375, -2.1219444e-4]
 
 /** Horner's scheme, highest coefficient first. */
-function polynomial(x: Code, coefficients: readonly number[]): Code {
+function polynomial({ multiplyAdd }: Locals, x: Code, coefficients: readonly number[]): Code {
   const [first, ...rest] = coefficients as [number, ...number[]]
-  return rest.reduce<Code>((sum, c) => add(mul(sum, x), splatOf(c)), splatOf(first))
+  return rest.reduce<Code>((sum, c) => multiplyAdd(sum, x, splatOf(c)), splatOf(first))
 }
 
 /** Added to a number below 2^22 it leaves the nearest whole number in the low bits. */
@@ -25,13 +25,14 @@ const roundingBits = 0x4b400000
 /** e^x = 2^n · e^r with |r| ≤ ln 2 / 2; 2^n as two factors, because n is -150…128. */
 export function exp(scope: Locals, x: Code): Code {
   const local = (value: Code, use: (read: Code) => Code): Code => once(scope, "v128", value, use)
+  const { multiplyAdd } = scope
   // Beyond these the result is 0 or infinite. Of NaN and a number pmax and pmin give the first.
   return local(f32x4.pmin(f32x4.pmax(x, splatOf(-104)), splatOf(89)), (b) =>
-    local(add(mul(b, splatOf(Math.LOG2E)), splatOf(rounding)), (rounded) =>
+    local(multiplyAdd(b, splatOf(Math.LOG2E), splatOf(rounding)), (rounded) =>
       local(sub(rounded, splatOf(rounding)), (n) =>
-        local(sub(sub(b, mul(n, splatOf(ln2High))), mul(n, splatOf(ln2Low))), (r) => {
+        local(multiplyAdd(n, splatOf(-ln2Low), multiplyAdd(n, splatOf(-ln2High), b)), (r) => {
           const coefficients = [1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5]
-          const value = add(add(mul(polynomial(r, coefficients), mul(r, r)), r), splatOf(1))
+          const value = add(multiplyAdd(polynomial(scope, r, coefficients), mul(r, r), r), splatOf(1))
           // n and twice the bias of exponents.
           return local(i32x4.sub(rounded, i32x4.splatOf(roundingBits - 254)), (both) =>
             local(i32x4.shrU(both, i32.const(1)), (half) =>
@@ -64,6 +65,7 @@ export function log(scope: Locals, x: Code): Code {
               local(sub(add(m, v128.and(m, small)), splatOf(1)), (f) =>
                 local(mul(f, f), (z) => {
                   const terms = polynomial(
+                    scope,
                     f,
                     [
                       7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1,
@@ -100,6 +102,7 @@ export function tanh(scope: Locals, x: Code): Code {
   return local(x, (given) =>
     local(mul(given, given), (z) => {
       const terms = polynomial(
+        scope,
         z,
         [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1],
       )

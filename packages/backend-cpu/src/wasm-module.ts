@@ -2,7 +2,7 @@
  * A minimal encoder of WebAssembly modules: one imported memory, imported functions of a number, exported functions.
  * Knows the binary format (core specification 2.0, chapter 5.5), not what is computed.
  */
-import { type Code, op, u32 } from "./wasm-op.ts"
+import { type Code, f32x4, op, u32 } from "./wasm-op.ts"
 
 export type ValueType = "i32" | "f32" | "f64" | "v128"
 
@@ -20,6 +20,8 @@ export interface WasmFunction {
 export interface Scope<Name extends string = string> {
   readonly param: Readonly<Record<Name, number>>
   local(type: ValueType): number
+  /** a · b + c of vectors of f32, rounded once where the engine can. */
+  multiplyAdd(a: Code, b: Code, c: Code): Code
 }
 
 /** Builds a function whose parameters have names and whose locals are made as its code is written. */
@@ -32,8 +34,18 @@ export function wasmFunction<Name extends string>(
   const locals: ValueType[] = []
   const param = Object.fromEntries(names.map((n, i) => [n, i])) as Record<Name, number>
   const local = (type: ValueType): number => names.length + locals.push(type) - 1
-  const body = build({ param, local })
+  const multiplyAdd = relaxedSimd() ? f32x4.relaxedMadd : separately
+  const body = build({ param, local, multiplyAdd })
   return { name, params: names.map((n) => params[n]), locals, body }
+}
+
+const separately: Scope["multiplyAdd"] = (a, b, c) => f32x4.add(f32x4.mul(a, b), c)
+
+/** Whether the engine has relaxed SIMD, now: a flag of V8 may change that while a program runs. */
+export function relaxedSimd(): boolean {
+  const zero = f32x4.splatOf(0)
+  const body = op.drop(f32x4.relaxedMadd(zero, zero, zero))
+  return WebAssembly.validate(wasmModule([{ name: "probe", params: [], locals: [], body }]))
 }
 
 /** Evaluates `value` once: `use` gets the code that reads it. */

@@ -57,6 +57,7 @@ const lane =
 export const op = {
   get: (local: number): Code => [0x20, ...u32(local)],
   set: (local: number, value: Code = []): Code => [...value, 0x21, ...u32(local)],
+  drop: (value: Code): Code => [...value, 0x1a],
   tee: (local: number, value: Code = []): Code => [...value, 0x22, ...u32(local)],
   call: (index: number, ...operands: readonly Code[]): Code => [...operands.flat(), 0x10, ...u32(index)],
   i32: (value: number): Code => [0x41, ...s32(value)],
@@ -74,7 +75,6 @@ export const op = {
   v128Zero: [...simd(12), ...new Array<number>(16).fill(0)] as Code,
   f32x4Add: simd(0xe4) as Code,
   f32x4Mul: simd(0xe6) as Code,
-  f32x4RelaxedMadd: simd(0x105) as Code,
   /** memory.copy and memory.fill of bytes. */
   copy: (to: Code, from: Code, bytes: Code): Code => [...to, ...from, ...bytes, 0xfc, 10, 0, 0],
   fill: (at: Code, value: Code, bytes: Code): Code => [...at, ...value, ...bytes, 0xfc, 11, 0],
@@ -232,7 +232,8 @@ export const f32x4: { readonly splatOf: (value: number) => Code } & Readonly<
     | "pmin"
     | "pmax"
     | "convertS"
-    | "convertU",
+    | "convertU"
+    | "relaxedMadd",
     Operator
   >
 > &
@@ -264,6 +265,8 @@ export const f32x4: { readonly splatOf: (value: number) => Code } & Readonly<
   pmax: vector(235),
   convertS: vector(250),
   convertU: vector(251),
+  /** The product of the first two plus the third, rounded once or twice as the processor likes; only some engines have it. */
+  relaxedMadd: vector(0x105),
 }
 
 export const f64x2: { readonly splatOf: (value: number) => Code } & Readonly<Record<"promoteLow" | "add", Operator>> &

@@ -13,6 +13,7 @@ import { truncated, withBf16 } from "./bf16-on-fake.ts"
 import { brokenPacked } from "./broken-packed.ts"
 import type { BrokenThing, BrokenThings } from "./broken-thing.ts"
 import { collect } from "./collect.ts"
+import { withSums } from "./sums-on-fake.ts"
 import { withUpdates } from "./updates-on-fake.ts"
 
 type Replaced = Partial<Omit<Backend, "kernels">> & { kernels?: Partial<Backend["kernels"]> }
@@ -167,6 +168,16 @@ const changes: Readonly<Record<string, Change>> = {
         },
       },
     }),
+  },
+  "a sum of products that forgets the factor of all but the first": {
+    check: "fused sumOfProducts equals arithmetic on the host, where there is one",
+    message: /^sumOfProducts .*: value/,
+    change: (sound) => withSums(sound, { read: (all) => all.map((p, i) => (i > 0 ? { ...p, alpha: 1 } : p)) }),
+  },
+  "a sum of products that takes its addend once for each": {
+    check: "fused sumOfProducts equals its decomposition, where there is one",
+    message: /^a layer, its adapter and a residual, added up: value/,
+    change: (sound) => withSums(sound, { addends: (products) => products }),
   },
   "an attention whose gradient ignores padding": {
     check: "fused attentionBackward equals arithmetic on the host, where there is one",

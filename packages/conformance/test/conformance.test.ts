@@ -1,8 +1,9 @@
-/** The kit on the fake backend: eager, with a command queue and without bytes on a device that can be lost, with numbers of 16 bits, and with packed kernels. */
+/** The kit on the fake backend: eager, with a command queue and without bytes on a device that can be lost, with numbers of 16 bits, and with packed kernels and sums of products. */
 import { describe, it } from "vitest"
 import { type FakeBackend, fakeBackend, testBackend } from "../src/index.ts"
 import { nearest, withBf16 } from "./bf16-on-fake.ts"
 import { withPacked } from "./packed-on-fake.ts"
+import { withSums } from "./sums-on-fake.ts"
 
 const live = (backend: FakeBackend): number => backend.live()
 
@@ -20,4 +21,9 @@ testBackend(({ maxBufferBytes = 2 ** 14 }) => withBf16(fakeBackend({ maxBufferBy
   describe,
   it,
 })
-testBackend((options) => withPacked(fakeBackend(options)), { name: "fake, with packed kernels", live, describe, it })
+testBackend((options) => withSums(withPacked(fakeBackend(options))), {
+  name: "fake, with packed kernels and sums",
+  live,
+  describe,
+  it,
+})

@@ -119,6 +119,19 @@ export interface PackedOperand {
   readonly nested?: { readonly scales: DeviceBuffer; readonly book: DeviceBuffer }
 }
 
+/**
+ * A term of a sum: alpha · op(A) · op(B) with op(A) [m, k], stored [k, m] when transA, and op(B) [k, n], stored [n, k] when transB.
+ * A packed B is one part, and goes with an A that is not transposed.
+ */
+export interface Product {
+  readonly alpha: number
+  readonly a: DeviceBuffer
+  readonly b: DeviceBuffer | PackedOperand
+  readonly k: number
+  readonly transA: boolean
+  readonly transB: boolean
+}
+
 /** Optional: each is checked by the kit against its decomposition in core, which is used where it is missing. */
 export interface FusedKernels {
   /** Along the last axis of [rows, n]. */
@@ -180,6 +193,12 @@ export interface FusedKernels {
     x: DeviceBuffer,
     w: PackedOperand,
     dims: { readonly m: number; readonly rows: number; readonly columns: number; readonly transpose: boolean },
+  ): DeviceBuffer
+  /** addend + Σ products → f32 [m, n]. Operands as in matmul and packedMatmul; addend f32 [m, n], 0 where there is none. One product at least. */
+  sumOfProducts(
+    products: readonly Product[],
+    addend: DeviceBuffer | undefined,
+    dims: { readonly m: number; readonly n: number },
   ): DeviceBuffer
   /** Rows start…end-1, counted from the operand's first, as f32. */
   unpack(

@@ -8,11 +8,13 @@ import type { DType, Shape, TypedArray } from "./dtype.ts"
 import { hostArray, sizeOf } from "./dtype.ts"
 import { invariant, PeftError } from "./errors.ts"
 import { constant } from "./expr.ts"
+import type { Sum } from "./sums.ts"
 import { isTensor, materialize, Tensor } from "./tensor.ts"
 
-/** A buffer with the number of tensors and gradient records that still need it. */
+/** A buffer with the number of tensors and gradient records that still need it, or the sum that it will hold. */
 export interface Storage {
   buffer: DeviceBuffer | undefined
+  sum?: Sum | undefined
   refs: number
 }
 
@@ -34,6 +36,8 @@ export interface Engine {
   outside: { readonly since: number; readonly tensors: Set<Tensor> } | undefined
   /** Tensors made so far: each is numbered by the count before it. */
   made: number
+  /** Storages that hold a sum; none outside scopes. */
+  readonly waiting: Set<Storage>
   /** Buffers now alive: equal at step 10 and step 200. */
   liveBuffers: number
   readonly abandoned: FinalizationRegistry<Storage>
@@ -51,6 +55,7 @@ export function engineOf(backend: Backend): Engine {
     tape: undefined,
     outside: undefined,
     made: 0,
+    waiting: new Set(),
     liveBuffers: 0,
     abandoned: new FinalizationRegistry((storage) => release(engine, storage)),
   }
@@ -92,9 +97,11 @@ export function free(tensor: Tensor): void {
   release(tensor.engine, tensor.storage)
 }
 
-/** The buffer of a tensor. Throws E_FREED when its scope has ended. */
+/** The buffer of a tensor, computed now where it is a sum that waits. Throws E_FREED when its scope has ended. */
 export function bufferOf(tensor: Tensor): DeviceBuffer {
-  const { buffer } = tensor.storage
+  const { engine, storage } = tensor
+  if (storage.sum) compute(engine, storage, storage.sum)
+  const { buffer } = storage
   if (!buffer) {
     throw new PeftError(
       "E_FREED",
@@ -110,10 +117,27 @@ export function retain(tensor: Tensor): void {
 
 export function release(engine: Engine, storage: Storage): void {
   storage.refs--
-  if (storage.refs > 0 || !storage.buffer) return
+  if (storage.refs > 0) return
+  if (storage.sum) forget(engine, storage, storage.sum)
+  if (!storage.buffer) return
   engine.backend.free(storage.buffer)
   engine.liveBuffers--
   storage.buffer = undefined
+}
+
+function compute(engine: Engine, storage: Storage, sum: Sum): void {
+  const { products, addend, m, n } = sum
+  const buffer = engine.backend.kernels.sumOfProducts?.(products, addend, { m, n })
+  invariant(buffer?.length === m * n, `sumOfProducts returned ${buffer?.length} elements for [${m}, ${n}]`)
+  storage.buffer = buffer
+  engine.liveBuffers++
+  forget(engine, storage, sum)
+}
+
+function forget(engine: Engine, storage: Storage, { operands }: Sum): void {
+  storage.sum = undefined
+  engine.waiting.delete(storage)
+  for (const operand of operands) release(engine, operand)
 }
 
 /** What `scope` may return: tensors, or arrays, maps and records of them; other values pass through. */
@@ -121,20 +145,21 @@ export function scope<T>(engine: Engine, body: () => T): T {
   const outer = engine.scope
   const inner = new Set<Tensor>()
   engine.scope = inner
-  let result: T | undefined
-  let done = false
+  let kept = new Set<Tensor>()
+  let result: T
   try {
     result = body()
-    done = true
-    return result
+    kept = collect(result, kept)
   } finally {
     engine.scope = outer
-    const kept = done ? collect(result, new Set()) : new Set<Tensor>()
     for (const tensor of inner) {
       if (kept.has(tensor)) adopt(tensor)
       else release(engine, tensor.storage)
     }
   }
+  // Whoever has a tensor outside all scopes may change what it would be computed from.
+  if (!outer) for (const storage of engine.waiting) if (storage.sum) compute(engine, storage, storage.sum)
+  return result
 }
 
 function collect(value: unknown, found: Set<Tensor>): Set<Tensor> {

@@ -1,6 +1,6 @@
 /** How one operation runs and is recorded. The table of operations is in ops/; each row holds its forward and its gradient side by side. */
 import type { Engine, TapeNode } from "./engine.ts"
-import { free, hold, noGrad, release, retain, scope } from "./engine.ts"
+import { bufferOf, free, hold, noGrad, release, retain, scope } from "./engine.ts"
 import { PeftError } from "./errors.ts"
 import type { Tensor } from "./tensor.ts"
 import { materialize } from "./tensor.ts"
@@ -85,11 +85,12 @@ export function taped<T>(engine: Engine, body: () => T): { result: T; tape: Tape
  */
 export function backward(engine: Engine, tape: TapeNode[], output: Tensor, dy: Tensor): Map<Tensor, Tensor> {
   const grads = new Map<Tensor, Tensor>([[output, hold(dy)]])
+  const first = tape[0]?.output.serial ?? 0
   try {
     for (let node = tape.at(-1); node; node = tape.at(-1)) {
       const grad = grads.get(node.output)
       if (grad) {
-        spread(engine, node, grad, grads)
+        spread(engine, node, grad, grads, first)
         grads.delete(node.output)
         free(grad)
       }
@@ -104,15 +105,19 @@ export function backward(engine: Engine, tape: TapeNode[], output: Tensor, dy: T
   }
 }
 
-function spread(engine: Engine, node: TapeNode, dy: Tensor, grads: Map<Tensor, Tensor>): void {
+/** `first`: the serial of what was made first on the tape. */
+function spread(engine: Engine, node: TapeNode, dy: Tensor, grads: Map<Tensor, Tensor>, first: number): void {
   noGrad(engine, () =>
     scope(engine, () => {
       for (const [i, g] of node.gradient(dy).entries()) {
         const target = node.inputs[i] as Tensor
         if (!g || !target.requiresGrad) continue
         const before = grads.get(target)
-        grads.set(target, hold(before ? before.add(g) : g))
+        const sum = hold(before ? before.add(g) : g)
+        grads.set(target, sum)
         if (before) free(before)
+        // Nothing on the tape will ask for it soon, and waiting it would keep what it is computed from.
+        if (target.serial < first) bufferOf(sum)
       }
     }),
   )

@@ -2,13 +2,14 @@
  * Computing with a packed matrix: by a backend's own kernels where it has them, else by required kernels in blocks of rows, so that the
  * dense matrix never exists. Frozen: gradients flow into x alone. Must not know any format.
  */
-import type { PackedOperand } from "./backend.ts"
+import type { PackedOperand, Product } from "./backend.ts"
 import { bufferOf, type Engine, free, hold, scope, wrap } from "./engine.ts"
 import { call, input, scalar } from "./expr.ts"
 import type { Op } from "./op.ts"
 import { apply } from "./op.ts"
 import { gatherOp, gatherPart } from "./ops/linear.ts"
 import type { PackedLayout } from "./packed-layout.ts"
+import { waitingProduct } from "./sums.ts"
 import { concat, map, type Tensor } from "./tensor.ts"
 import type { Range } from "./weight.ts"
 
@@ -101,6 +102,11 @@ function operandOf({ layout, book, nestedBook }: PackedStorage, part: PackedPart
   }
 }
 
+function tensorsOf({ book, nestedBook }: PackedStorage, part: PackedPart): Tensor[] {
+  const all = [book, nestedBook, part.codes, part.scales, part.nestedScales, part.minimums]
+  return all.filter((t) => t !== undefined)
+}
+
 /** A part in blocks of rows that may exist as f32 at a time. */
 function blocksOf({ start, end }: Range, columns: number): Range[] {
   const step = Math.max(1, Math.floor(blockElements / columns))
@@ -132,6 +138,15 @@ export const packedMatmulOp: Op<{ storage: PackedStorage; transpose: boolean }> 
     const { engine } = t
     const { shape, parts } = storage
     const [m, columns] = [t.shape[0] as number, shape[1]]
+    const [only] = parts.length === 1 ? parts : []
+    if (only) {
+      const [k, n] = transpose ? shape : [columns, shape[0]]
+      const product = (): Product => ({
+        ...{ alpha: 1, a: bufferOf(t), b: operandOf(storage, only), k, transA: false, transB: !transpose },
+      })
+      const waiting = waitingProduct(engine, m, n, product, [t, ...tensorsOf(storage, only)])
+      if (waiting) return waiting
+    }
     const fused = engine.backend.kernels.packedMatmul
     const product = (part: PackedPart, x: Tensor): Tensor => {
       const rows = part.end - part.start

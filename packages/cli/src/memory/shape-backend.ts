@@ -80,6 +80,7 @@ function optionalKernels(make: Make): Partial<FusedKernels> & InPlaceKernels {
     attention: like,
     attentionBackward: (q, k, v) => [like(q), like(k), like(v)],
     packedMatmul: (_x, _w, { m, rows, columns, transpose }) => make("f32", m * (transpose ? columns : rows)),
+    sumOfProducts: (_products, _addend, { m, n }) => make("f32", m * n),
     unpack: (_w, { start, end, columns }) => make("f32", (end - start) * columns),
     adamw: () => {},
   }

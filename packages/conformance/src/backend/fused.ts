@@ -9,8 +9,9 @@ import { numbers } from "./host.ts"
 import { attentionBackwardCases, attentionCases } from "./kernel-cases-attention.ts"
 import { casesOfRows, type RowKernel } from "./kernel-cases-fused.ts"
 import { packedMatmulCases, unpackCases } from "./kernel-cases-packed.ts"
+import { sumCases } from "./kernel-cases-sums.ts"
 import { checkKernels, type KernelCase } from "./kernel-check.ts"
-import { networkCases } from "./op-cases-nn.ts"
+import { allOpCases } from "./op-cases.ts"
 import { type OpCase, runOp } from "./op-check.ts"
 import { comparePacked } from "./packed-weights.ts"
 import { toleranceOf } from "./tolerances.ts"
@@ -28,6 +29,7 @@ export const fusedCases: Readonly<Record<keyof FusedKernels, (dtypes: readonly D
   rope: rows("rope"),
   attention: () => attentionCases,
   attentionBackward: () => attentionBackwardCases,
+  sumOfProducts: sumCases,
   packedMatmul: (dtypes) => (dtypes.includes("u8") ? packedMatmulCases : []),
   unpack: (dtypes) => (dtypes.includes("u8") ? unpackCases : []),
 }
@@ -45,7 +47,7 @@ export function fusedChecks(backendOf: () => Promise<Backend>, { it }: Runner): 
       const { [kernel]: _, ...rest } = backend.kernels
       const plain: Backend = { ...backend, kernels: rest }
       if (kernel === "packedMatmul" || kernel === "unpack") await comparePacked(kernel, backend)
-      for (const test of networkCases.filter((c) => c.fused?.includes(kernel))) await compare(backend, plain, test)
+      for (const test of allOpCases.filter((c) => c.fused?.includes(kernel))) await compare(backend, plain, test)
     })
   }
   it("in-place adamw equals its formula, where there is one", async () => {

@@ -1,5 +1,5 @@
 /** Cases of the optional kernels over packed matrices, as kernels: whole rows of a matrix whose blocks run across row ends. */
-import type { Backend, PackedLayout, PackedOperand } from "@peftjs/core"
+import type { Backend, DeviceBuffer, PackedLayout, PackedOperand } from "@peftjs/core"
 import { bytesTable } from "@peftjs/core"
 import { numbers } from "./host.ts"
 import { type HostPart, packedValues } from "./host-packed.ts"
@@ -73,6 +73,32 @@ export function hostPacked(shape: PackedShape): HostPacked {
   return { ...part, values: packedValues(part, rows * columns) }
 }
 
+/** What is uploaded for a packed matrix, and the operand that its buffers are. */
+export function packedInputs({ layout, offset, skip, codes, scales, nestedScales, minimums }: HostPacked): {
+  inputs: KernelCase["inputs"]
+  operand(buffers: readonly DeviceBuffer[]): PackedOperand
+} {
+  const optional = [nestedScales, layout.nested?.codeBook, minimums]
+  const inputs = [codes, bytesTable(layout), scales, ...optional.filter((data) => data !== undefined)].map((data) => ({
+    data,
+    dtype: data instanceof Uint8Array ? ("u8" as const) : ("f32" as const),
+  }))
+  return {
+    inputs,
+    operand(buffers) {
+      const rest = buffers.slice(3)
+      const [nested, book] = nestedScales ? rest.splice(0, 2) : []
+      const [low] = minimums ? rest.splice(0, 1) : []
+      const [c, b, s] = buffers as [never, never, never]
+      return {
+        ...{ layout, offset, skip, codes: c, book: b, scales: s },
+        ...(nested && book ? { nested: { scales: nested, book } } : {}),
+        ...(low ? { minimums: low } : {}),
+      }
+    },
+  }
+}
+
 type Run = (kernels: Required<Backend["kernels"]>, w: PackedOperand, x: never) => ReturnType<KernelCase["run"]>
 
 function packedCase(
@@ -81,27 +107,13 @@ function packedCase(
   x: readonly Float32Array[],
   run: Run,
 ): Omit<KernelCase, "expected"> {
-  const { layout, offset, skip, codes, scales, nestedScales, minimums } = packed
-  const table = bytesTable(layout)
-  const optional = [nestedScales, layout.nested?.codeBook, minimums]
-  const inputs = [codes, table, scales, ...optional.filter((data) => data !== undefined), ...x].map((data) => ({
-    data,
-    dtype: data instanceof Uint8Array ? ("u8" as const) : ("f32" as const),
-  }))
+  const { inputs, operand } = packedInputs(packed)
   return {
     label,
-    inputs,
+    inputs: [...inputs, ...x.map((data) => ({ data }))],
     run({ kernels }, buffers) {
-      const rest = buffers.slice(3)
-      const [nested, book] = nestedScales ? rest.splice(0, 2) : []
-      const [low] = minimums ? rest.splice(0, 1) : []
-      const [c, b, s] = buffers as [never, never, never]
-      const w: PackedOperand = {
-        ...{ layout, offset, skip, codes: c, book: b, scales: s },
-        ...(nested && book ? { nested: { scales: nested, book } } : {}),
-        ...(low ? { minimums: low } : {}),
-      }
-      return run(kernels as Required<Backend["kernels"]>, w, rest[0] as never)
+      const w = operand(buffers.slice(0, inputs.length))
+      return run(kernels as Required<Backend["kernels"]>, w, buffers[inputs.length] as never)
     },
   }
 }

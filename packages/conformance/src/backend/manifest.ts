@@ -3,6 +3,7 @@ import type { Backend, DType, TypedArray } from "@peftjs/core"
 import { bytesPerElement, hostArray, input } from "@peftjs/core"
 import { check, same, throwsCode } from "../assert.ts"
 import type { Runner } from "../runner.ts"
+import { fusedCases } from "./fused.ts"
 import { halfValue } from "./half.ts"
 import { checkKernel } from "./kernel-check.ts"
 
@@ -18,20 +19,7 @@ const required = [
   "concat",
   "randomBits",
 ] as const
-const optional = [
-  "softmax",
-  "logSumExp",
-  "rmsNorm",
-  "rmsNormBackward",
-  "layerNorm",
-  "layerNormBackward",
-  "rope",
-  "attention",
-  "attentionBackward",
-  "packedMatmul",
-  "unpack",
-  "adamw",
-] as const
+const optional: readonly string[] = [...Object.keys(fusedCases), "adamw"]
 
 /** Values, as bf16 and f16 round them to nearest even; the patterns of 16 bits. */
 const roundings: readonly (readonly [value: number, bf16: number, f16: number])[] = [
@@ -63,7 +51,7 @@ export function manifestChecks(backendOf: () => Promise<Backend>, { it }: Runner
     for (const type of ["f32", "i32", "u32"] as const)
       check(supports.dtypes.includes(type), `${type} is required, but not declared`)
     for (const kernel of required) check(typeof kernels[kernel] === "function", `there is no kernel ${kernel}`)
-    const known: readonly string[] = [...required, ...optional]
+    const known = [...required, ...optional]
     for (const [kernel, value] of Object.entries(kernels)) {
       check(known.includes(kernel), `the contract has no kernel ${kernel}`)
       check(typeof value === "function", `${kernel} is declared, but is ${String(value)}; leave out what there is not`)

@@ -2,6 +2,8 @@
 import type { Shape, Tensor } from "@peftjs/core"
 import { call, checkpoint, concat, coordinate, denseWeight, input, map, scalar } from "@peftjs/core"
 import { at, type Host, host, spread, sum, tabulate } from "./host.ts"
+import { networkCases } from "./op-cases-nn.ts"
+import { sumOpCases } from "./op-cases-sums.ts"
 import { ints, type OpCase, real } from "./op-check.ts"
 
 type Unary = "neg" | "exp" | "log" | "sqrt" | "rsqrt" | "abs" | "tanh" | "sigmoid" | "silu" | "square"
@@ -216,7 +218,7 @@ const moveCases: readonly OpCase[] = [
   },
 ]
 
-export const opCases: readonly OpCase[] = [
+const ownCases: readonly OpCase[] = [
   ...(Object.keys(unary) as Unary[]).map(unaryCase),
   ...(Object.keys(binary) as Binary[]).flatMap((name) => [
     binaryCase(name, [3, 4], [3, 4], [3, 4]),
@@ -236,3 +238,5 @@ export const opCases: readonly OpCase[] = [
   ...batchedCases,
   ...moveCases,
 ]
+
+export const allOpCases: readonly OpCase[] = [...ownCases, ...networkCases, ...sumOpCases]

@@ -8,8 +8,7 @@ import { largeChecks } from "./large.ts"
 import { limitChecks } from "./limits.ts"
 import { lossChecks } from "./loss.ts"
 import { manifestChecks } from "./manifest.ts"
-import { opCases } from "./op-cases.ts"
-import { networkCases } from "./op-cases-nn.ts"
+import { allOpCases } from "./op-cases.ts"
 import { checkOp } from "./op-check.ts"
 import { packedWeightChecks } from "./packed-weights.ts"
 import { scalarFunctionChecks } from "./scalar-functions.ts"
@@ -52,7 +51,7 @@ function declare<B extends Backend>(
   manifestChecks(backendOf, options)
   scalarFunctionChecks(backendOf, options)
   kernelChecks(backendOf, options)
-  for (const test of [...opCases, ...networkCases]) it(`op ${test.name}`, async () => checkOp(await backendOf(), test))
+  for (const test of allOpCases) it(`op ${test.name}`, async () => checkOp(await backendOf(), test))
   fusedChecks(backendOf, options)
   packedWeightChecks(backendOf, options)
   largeChecks(backendOf, options)

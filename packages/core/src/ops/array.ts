@@ -5,12 +5,15 @@ import { PeftError } from "../errors.ts"
 import type { Expr } from "../expr.ts"
 import { call, constant, differentiate, exprKey, input, inputsOf, renameInputs } from "../expr.ts"
 import type { Op } from "../op.ts"
+import { waitingMultiple, waitingSum } from "../sums.ts"
 import { axisOf, concat, map, sameShape, shapeError, Tensor } from "../tensor.ts"
 
 /** Elementwise arithmetic; its gradient is the differentiated expression times dy, summed over broadcast axes. */
 export const mapOp: Op<{ expr: Expr; scalars: readonly number[]; dtype: DType }> = {
   forward(inputs, { expr, scalars, dtype }) {
     const { engine } = inputs[0] as Tensor
+    const waiting = dtype === "f32" ? asSum(inputs, expr, scalars) : undefined
+    if (waiting) return waiting
     const shape = broadcast(inputs)
     const operands = inputs.map((t) => ({ buffer: bufferOf(t), shape: t.shape }))
     return wrap(engine, engine.backend.kernels.map(expr, operands, scalars, shape, dtype), shape)
@@ -25,6 +28,16 @@ export const mapOp: Op<{ expr: Expr; scalars: readonly number[]; dtype: DType }>
       return sumTo(g, t.shape)
     })
   },
+}
+
+/** An addition or a multiple of what waits; undefined for everything else. */
+function asSum([x, y]: readonly Tensor[], expr: Expr, scalars: readonly number[]): Tensor | undefined {
+  if (!x?.engine.waiting.size || !("args" in expr)) return undefined
+  const [a, b] = expr.args
+  if (a?.op !== "input" || a.index !== 0) return undefined
+  if (expr.op === "add" && y && b?.op === "input" && b.index === 1) return waitingSum(x, y)
+  if (expr.op === "mul" && b?.op === "scalar") return waitingMultiple(x, scalars[b.index] as number)
+  return undefined
 }
 
 interface Derivative {

@@ -1,8 +1,10 @@
 /** Products and table look-ups, with their gradients. */
+import type { Product } from "../backend.ts"
 import { bufferOf, wrap } from "../engine.ts"
 import { call, constant, input, scalar } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
+import { waitingProduct } from "../sums.ts"
 import { map, type Tensor } from "../tensor.ts"
 
 /** Two matrices, or two stacks of matrices with equal leading axes; either may be read turned round. */
@@ -15,6 +17,9 @@ export const matmulOp: Op<{ transA: boolean; transB: boolean }> = {
     const [m, k, n] = [transA ? ca : ra, transA ? ra : ca, transB ? rb : cb]
     const batch = lead.reduce((p, d) => p * d, 1)
     const { engine } = x
+    const product = (): Product => ({ alpha: 1, a: bufferOf(x), b: bufferOf(y), k, transA, transB })
+    const waiting = lead.length === 0 ? waitingProduct(engine, m, n, product, [x, y]) : undefined
+    if (waiting) return waiting
     return wrap(engine, engine.backend.kernels.matmul(bufferOf(x), bufferOf(y), { batch, m, n, k, transA, transB }), [
       ...lead,
       m,
