@@ -47,8 +47,7 @@ export function figuresOf(ours: readonly Measured[], theirs: readonly Measured[]
     speed: ratio((a, b) => b.step_s / a.step_s),
     processor: ratio((a, b) => b.cpu_step_s / a.cpu_step_s),
     memory: ratio((a, b) => a.peak_rss_mb / b.peak_rss_mb),
-    // The best that each reached: a rate is only ever disturbed downwards.
-    gemm: Math.max(...ours.map((m) => m.gemm_gflops)) / Math.max(...theirs.map((m) => m.gemm_gflops)),
+    gemm: ratio((a, b) => a.gemm_gflops / b.gemm_gflops),
     first_loss: Math.max(...first),
     losses: Math.max(...apart),
     efficiency: median(ours.map((m) => m.efficiency ?? Number.NaN)),

@@ -5,6 +5,8 @@
  */
 import { type Communicator, PeftError } from "@peftjs/core"
 
+type Values = Float32Array | Float64Array
+
 /** Values of each thread that are exchanged at a time. */
 const chunk = 2 ** 17
 
@@ -32,40 +34,34 @@ export function threadCommunicator({ memory, size }: SharedJob, rank: number): C
   const words = new Int32Array(memory, 0, controlBytes / 4)
   const together = (): Promise<void> => meet(words, size)
   /** Each thread's values, and after them the result. */
-  const places = <T extends Float32Array | Float64Array>(like: T): T[] =>
+  const places = (like: Values): Values[] =>
     Array.from({ length: size + 1 }, (_, r) => {
       const at = controlBytes + 8 * chunk * r
-      return (
-        like instanceof Float64Array ? new Float64Array(memory, at, chunk) : new Float32Array(memory, at, chunk)
-      ) as T
+      return like instanceof Float64Array ? new Float64Array(memory, at, chunk) : new Float32Array(memory, at, chunk)
     })
   return {
     rank,
     size,
     async allReduce(buffers) {
       if (size === 1) return
-      for (const buffer of buffers) {
-        const slots = places(buffer)
-        const total = slots.pop() as typeof buffer
-        for (const [from, n] of pieces(buffer.length)) {
-          slots[rank]?.set(buffer.subarray(from, from + n))
-          await together()
-          sum(slots, total, Math.floor((n * rank) / size), Math.floor((n * (rank + 1)) / size))
-          await together()
-          buffer.set(total.subarray(0, n), from)
-        }
+      for (const load of loadsOf(buffers)) {
+        const slots = places(load.like)
+        const total = slots.pop() as Values
+        for (const { values, at } of load.spans) slots[rank]?.set(values, at)
+        await together()
+        sum(slots, total, Math.floor((load.n * rank) / size), Math.floor((load.n * (rank + 1)) / size))
+        await together()
+        for (const { values, at } of load.spans) values.set(total.subarray(at, at + values.length))
       }
     },
     async broadcast(buffers) {
       if (size === 1) return
-      for (const buffer of buffers) {
-        const total = places(buffer).pop() as typeof buffer
-        for (const [from, n] of pieces(buffer.length)) {
-          if (rank === 0) total.set(buffer.subarray(from, from + n))
-          await together()
-          if (rank !== 0) buffer.set(total.subarray(0, n), from)
-          await together()
-        }
+      for (const load of loadsOf(buffers)) {
+        const total = places(load.like).pop() as Values
+        if (rank === 0) for (const { values, at } of load.spans) total.set(values, at)
+        await together()
+        if (rank !== 0) for (const { values, at } of load.spans) values.set(total.subarray(at, at + values.length))
+        await together()
       }
     },
     barrier: async () => (size === 1 ? undefined : together()),
@@ -80,16 +76,32 @@ export function loseReplica({ memory }: SharedJob): void {
   Atomics.notify(words, control.round)
 }
 
-function pieces(length: number): [from: number, n: number][] {
-  return Array.from({ length: Math.ceil(length / chunk) }, (_, i) => [i * chunk, Math.min(chunk, length - i * chunk)])
+/** What is exchanged at a time: stretches of buffers of one type, one behind the other. Meeting takes longer than adding up what a small layer has. */
+interface Load {
+  readonly like: Values
+  readonly spans: { readonly values: Values; readonly at: number }[]
+  n: number
 }
 
-function sum(
-  slots: readonly (Float32Array | Float64Array)[],
-  total: Float32Array | Float64Array,
-  from: number,
-  to: number,
-): void {
+function loadsOf(buffers: readonly Values[]): Load[] {
+  const loads: Load[] = []
+  for (const buffer of buffers) {
+    for (let from = 0; from < buffer.length; ) {
+      let load = loads.at(-1)
+      if (!load || load.n === chunk || load.like.BYTES_PER_ELEMENT !== buffer.BYTES_PER_ELEMENT) {
+        load = { like: buffer, spans: [], n: 0 }
+        loads.push(load)
+      }
+      const n = Math.min(chunk - load.n, buffer.length - from)
+      load.spans.push({ values: buffer.subarray(from, from + n), at: load.n })
+      load.n += n
+      from += n
+    }
+  }
+  return loads
+}
+
+function sum(slots: readonly Values[], total: Values, from: number, to: number): void {
   for (let i = from; i < to; i++) {
     let value = 0
     for (const slot of slots) value += slot[i] as number

@@ -1,15 +1,6 @@
 /** `peft bench`: how long a training step takes on made-up rows, against how fast this machine multiplies, and against another method. */
 import { cpu, gemmGflops, type NodeCpuOptions } from "@peftjs/backend-cpu/node"
-import {
-  bufferOf,
-  bytesPerElement,
-  type Communicator,
-  isTensor,
-  type Model,
-  type PackedWeight,
-  PeftError,
-  type Tensor,
-} from "@peftjs/core"
+import { type Communicator, type Model, PeftError } from "@peftjs/core"
 import { loadCausalLM } from "@peftjs/models"
 import { jsonl, train } from "@peftjs/train"
 import { type Command, Option } from "commander"
@@ -23,6 +14,7 @@ import { headersOnly } from "../memory/headers-only.ts"
 import { shapeBackend } from "../memory/shape-backend.ts"
 import { modelFiles } from "../model-files.ts"
 import { commonOptions, repeated, required, whole } from "../options.ts"
+import { packedSize } from "../packed-size.ts"
 import { peakRssMb } from "../process-memory.ts"
 import { between, countsOf, type DeviceCounts } from "../step-counts.ts"
 import { type Team, type TeamFlags, teamOf, teamOptions } from "../team.ts"
@@ -50,8 +42,6 @@ type Kernels = Exclude<NonNullable<NodeCpuOptions["kernels"]>, "auto">
 const kernelLevels: readonly Kernels[] = ["reference", "wasm", "blas"]
 
 const learningRate = 1e-4
-/** Forward and backward through a frozen base; with the base's own gradients, half as much again. Recomputing is not counted. */
-const flopsPerParameter = { frozen: 4, full: 6 }
 
 export function addBench(program: Command): void {
   const own = program.command("bench").description("measure training steps on made-up rows")
@@ -95,7 +85,7 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
     ...loading,
     formats: storedFormats,
   })
-  const packed = packedOf(base)
+  const packed = packedSize(base)
   const batch = rows(batchSize, seqLength, base.sites.get(base.head)?.out as number)
   const data = jsonl(batch, "made-up rows")
   const options: EstimateInput["options"] = {
@@ -107,7 +97,7 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
     ...(given.method === "full" ? {} : onLayers(flags)),
     seed: 0,
   }))
-  const runs: Run[] = []
+  const [runs, rates]: [Run[], number[]] = [[], []]
   for (const making of makings) {
     const model = await makeTrainable(base, making, () => {})
     runs.push({ making, model, sizes: countParameters(model), seconds: [], cpu: [], losses: [], counts: [] })
@@ -131,6 +121,8 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
           process.stderr.write(
             pc.dim(`${compare === undefined ? "" : `${making.method} `}step ${metrics.step}: ${time}\n`),
           )
+        // Between the steps, so that whatever else the machine does slows both alike.
+        rates.push(await machineGflops(backend, communicator))
         await next()
         last = performance.now()
         used = process.cpuUsage()
@@ -139,13 +131,12 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
     })
   })
   const peak = peakRssMb()
-  const gemm = await machineGflops(backend, communicator)
   if (!team.leads) return
   const [run, other] = runs as [Run, Run | undefined]
   const tokens = batchSize * seqLength
   const [step, used] = [run.seconds, run.cpu].map((all) => median(all.slice(1))) as [number, number]
-  const flops = (method === "full" ? flopsPerParameter.full : flopsPerParameter.frozen) * run.sizes.base * tokens
-  const gflops = flops / step / 1e9
+  const work = await counted(run.making)
+  const [gflops, gemm] = [work.flops / step / 1e9, median(rates)]
   const result = {
     step_s: step,
     tokens_per_s: tokens / step,
@@ -163,7 +154,7 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
     // Every step but the first asks the same.
     ...run.counts.at(-1),
     ...(packed ? { packed } : {}),
-    ...(other ? await comparison(run, other) : {}),
+    ...(other ? await comparison(run, other, work.mb) : {}),
   }
   if (flags.json) printJson(result)
   else
@@ -174,8 +165,8 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
     )
 
   /** Memory is counted, since two methods in one process have one peak. */
-  async function comparison(a: Run, b: Run): Promise<object> {
-    const [mb, otherMb] = [await counted(a.making), await counted(b.making)]
+  async function comparison(a: Run, b: Run, mb: number): Promise<object> {
+    const { mb: otherMb } = await counted(b.making)
     return {
       compared_with: b.making.method,
       compared_step_s: median(b.seconds.slice(1)),
@@ -190,14 +181,18 @@ async function benchWith(team: Team, flags: BenchFlags, { folder, name }: Locate
     }
   }
 
-  async function counted(making: MethodFlags): Promise<number> {
+  /** One step of all rows, nothing of it computed twice. */
+  async function counted(making: MethodFlags): Promise<{ mb: number; flops: number }> {
     const shapes = shapeBackend(backend)
     const empty = await loadCausalLM(headersOnly(modelFiles(folder)), {
       ...{ backend: shapes, name, ...loading, formats: storedFormats },
     })
     const attach = (observed: Model): Promise<Model> => makeTrainable(observed, making, () => {})
-    const { total } = await estimateMemory({ base: empty, backend: shapes, attach, batch, options, process: taken })
-    return mebibytes(total)
+    const given = { base: empty, backend: shapes, attach, batch, process: taken }
+    const { total } = await estimateMemory({ ...given, options })
+    const before = shapes.flops()
+    await estimateMemory({ ...given, options: { ...options, gradientCheckpointing: false } })
+    return { mb: mebibytes(total), flops: shapes.flops() - before }
   }
 }
 
@@ -235,40 +230,6 @@ async function backendOf(flags: BenchFlags): Promise<AnyBackend> {
     ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }),
     ...(threads === undefined ? {} : { threads }),
   })
-}
-
-interface Packed {
-  readonly layers: number
-  readonly values: number
-  /** Of the buffers that hold them, tables included, and what that makes for each value. */
-  readonly bytes: number
-  readonly bits_per_value: number
-}
-
-/** What the quantised layers take, by the buffers that really hold them; nothing where no layer is quantised. */
-function packedOf({ params }: Model): Packed | undefined {
-  const weights = [...params.values()].filter((value): value is PackedWeight => !isTensor(value) && "packed" in value)
-  if (weights.length === 0) return undefined
-  const tensors = weights.flatMap(({ packed: { parts, book, nestedBook } }) => [
-    ...parts.flatMap(({ codes, scales, nestedScales, minimums }) => [codes, scales, nestedScales, minimums]),
-    ...[book, nestedBook],
-  ])
-  // Tables are shared by the layers.
-  const held = [...new Set(tensors)].filter((t) => t !== undefined)
-  const bytes = held.reduce((sum, t) => sum + heldBytes(t), 0)
-  const values = weights.reduce((sum, { shape: [rows, columns] }) => sum + rows * columns, 0)
-  return { layers: weights.length, values, bytes, bits_per_value: (8 * bytes) / values }
-}
-
-type CpuBuffer = ReturnType<typeof bufferOf> & {
-  readonly data?: ArrayBufferView
-  readonly block?: { readonly bytes: number }
-}
-
-/** Of the memory behind it where that can be seen, as on the CPU, whose buffers are often larger than what they hold. */
-function heldBytes(t: Tensor): number {
-  const { data, block, length, dtype } = bufferOf(t) as CpuBuffer
-  return block?.bytes ?? data?.buffer.byteLength ?? length * bytesPerElement[dtype]
 }
 
 const own = ({ methodOption, initAdapter }: BenchFlags): Pick<MethodFlags, "methodOption" | "initAdapter"> => ({

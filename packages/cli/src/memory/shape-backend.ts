@@ -3,6 +3,7 @@
  * gives it back exactly as on the backend it stands for. Reading a buffer gives zeros.
  */
 import {
+  type AttentionDims,
   type Backend,
   bytesPerElement,
   type DeviceBuffer,
@@ -19,17 +20,22 @@ export interface ShapeBackend extends Backend {
   live(): number
   /** The most there have been since this was last asked. */
   takePeak(): number
+  /** Multiplications and additions of all products so far. */
+  flops(): number
 }
 
 /** Has the limits of `like`, and those of its optional kernels that are known here; core does without the others, in more memory. */
 export function shapeBackend({ name, supports, kernels }: Backend): ShapeBackend {
-  let [live, peak] = [0, 0]
+  let [live, peak, flops] = [0, 0, 0]
   const make = (dtype: DType, length: number): DeviceBuffer => {
     live += length * bytesPerElement[dtype]
     peak = Math.max(peak, live)
     return { dtype, length }
   }
-  const optional = Object.entries(optionalKernels(make)).filter(([key]) => key in kernels)
+  const count = (m: number, n: number, k: number): void => {
+    flops += 2 * m * n * k
+  }
+  const optional = Object.entries(optionalKernels(make, count)).filter(([key]) => key in kernels)
   return {
     name,
     specVersion: 1,
@@ -40,23 +46,29 @@ export function shapeBackend({ name, supports, kernels }: Backend): ShapeBackend
     },
     read: async ({ dtype, length }) => hostArray(dtype, length),
     flush: async () => {},
-    kernels: { ...requiredKernels(make), ...Object.fromEntries(optional) },
+    kernels: { ...requiredKernels(make, count), ...Object.fromEntries(optional) },
     live: () => live,
     takePeak() {
       const seen = peak
       peak = live
       return seen
     },
+    flops: () => flops,
   }
 }
 
 type Make = (dtype: DType, length: number) => DeviceBuffer
+/** Of a product [m, k] · [k, n]. */
+type Count = (m: number, n: number, k: number) => void
 
-function requiredKernels(make: Make): RequiredKernels {
+function requiredKernels(make: Make, count: Count): RequiredKernels {
   return {
     map: (_expr, _inputs, _scalars, shape, dtype) => make(dtype, sizeOf(shape)),
     reduce: (_op, _x, { outer, inner }) => make("f32", outer * inner),
-    matmul: (_a, _b, { batch, m, n }) => make("f32", batch * m * n),
+    matmul(_a, _b, { batch, m, n, k }) {
+      count(batch * m, n, k)
+      return make("f32", batch * m * n)
+    },
     gather: (_table, _ids, { width, n }) => make("f32", n * width),
     scatterAdd: (_x, _ids, { rows, width }) => make("f32", rows * width),
     permute: (x) => make(x.dtype, x.length),
@@ -67,7 +79,15 @@ function requiredKernels(make: Make): RequiredKernels {
   }
 }
 
-function optionalKernels(make: Make): Partial<FusedKernels> & InPlaceKernels {
+/** What a query sees of the keys, added up over the queries of one head. */
+function seen({ queries, keys, offset, window = Number.POSITIVE_INFINITY }: AttentionDims): number {
+  let total = 0
+  for (let i = 0; i < queries; i++)
+    total += Math.max(0, Math.min(keys, i + offset + 1) - Math.max(0, i + offset + 1 - window))
+  return total
+}
+
+function optionalKernels(make: Make, count: Count): Partial<FusedKernels> & InPlaceKernels {
   const like = ({ length }: DeviceBuffer): DeviceBuffer => make("f32", length)
   return {
     softmax: like,
@@ -77,10 +97,23 @@ function optionalKernels(make: Make): Partial<FusedKernels> & InPlaceKernels {
     rope: like,
     layerNorm: like,
     layerNormBackward: like,
-    attention: like,
-    attentionBackward: (q, k, v) => [like(q), like(k), like(v)],
-    packedMatmul: (_x, _w, { m, rows, columns, transpose }) => make("f32", m * (transpose ? columns : rows)),
-    sumOfProducts: (_products, _addend, { m, n }) => make("f32", m * n),
+    // Two products, and the gradients of both: what is computed a second time is not counted.
+    attention(q, _k, _v, _valid, dims) {
+      count(2 * dims.batch * dims.heads, dims.dim, seen(dims))
+      return like(q)
+    },
+    attentionBackward(q, k, v, _valid, _dy, dims) {
+      count(4 * dims.batch * dims.heads, dims.dim, seen(dims))
+      return [like(q), like(k), like(v)]
+    },
+    packedMatmul(_x, _w, { m, rows, columns, transpose }) {
+      count(m, rows, columns)
+      return make("f32", m * (transpose ? columns : rows))
+    },
+    sumOfProducts(products, _addend, { m, n }) {
+      for (const { k } of products) count(m, n, k)
+      return make("f32", m * n)
+    },
     unpack: (_w, { start, end, columns }) => make("f32", (end - start) * columns),
     adamw: () => {},
   }
