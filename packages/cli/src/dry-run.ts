@@ -63,7 +63,13 @@ export async function dryRun(flags: TrainFlags, warn: (text: string) => void): P
   const made = { ...flags, ...adapter, method, ...(targetModules === undefined ? {} : { targetModules }) }
   let model: Model = base
   const { rows, tokens, ...parts } = await estimateMemory({
-    ...{ base, backend, options, process: taken(), team: threadTeam(flags, source) },
+    ...{
+      base,
+      backend,
+      options,
+      process: taken(),
+      team: threadTeam({ ...flags, trainsBase: method === "full" }, source),
+    },
     batch: data ? longestBatch(data, base.tokenizer, options) : fullBatch(options, base.config),
     async attach(observed) {
       model = await makeTrainable(observed, made, warn)

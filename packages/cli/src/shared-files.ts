@@ -23,11 +23,14 @@ export function sharedFiles(files: FileSource, known: SharedRanges): FileSource 
           const key = `${path} ${from} ${to}`
           const found = known.get(key)
           if (found) return new Uint8Array(found)
-          const data = await file.read(from, to)
-          const memory = new SharedArrayBuffer(data.byteLength)
-          new Uint8Array(memory).set(data)
+          const memory = new SharedArrayBuffer(to - from)
+          const whole = new Uint8Array(memory)
+          const data = await file.read(from, to, whole)
+          if (data.buffer !== memory) whole.set(data)
+          // A file that was cut meanwhile gives less: its reader refuses that.
+          if (data.byteLength < to - from) return data
           known.set(key, memory)
-          return new Uint8Array(memory)
+          return whole
         },
       }
     },

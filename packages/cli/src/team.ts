@@ -25,7 +25,7 @@ export function teamOptions(command: Command): Command {
     .addOption(
       whole(
         "--replicas <n>",
-        "threads that share the rows of every step (default: one per processor where the batch has a row for each)",
+        "threads that share the rows of every step (default: one per processor where the batch has a row for each and the base is frozen)",
         { min: 1 },
       ),
     )
@@ -63,6 +63,8 @@ export interface Work {
   readonly folder: string
   /** Whether the base is kept as it is read: it then exists once for all threads. */
   readonly asStored: boolean
+  /** Whether the base itself is trained: every replica would then have its own, with the optimizer's averages, and exchange all of its gradients. */
+  readonly trainsBase: boolean
 }
 
 /** Ranks of this machine, as launchers tell. */
@@ -88,7 +90,7 @@ export async function teamOf(flags: TeamFlags, work: Work): Promise<Team> {
 
 /** What the estimate of a run is to know of its team, before there is one. */
 export function threadTeam(
-  flags: TeamFlags & Pick<Work, "backend" | "batchSize">,
+  flags: TeamFlags & Pick<Work, "backend" | "batchSize" | "trainsBase">,
   source: { readonly folder: string; readonly loading?: unknown },
 ): Pick<Team, "size" | "here" | "oneBase"> {
   const oneBase = source.loading === undefined
@@ -105,10 +107,10 @@ function threadsFor({ replicas, distributed }: TeamFlags, work: Work): number {
 /** From this size of a model's files on, a step is longer than what starting threads and joining gradients takes. */
 const worthwhileBytes = 100e6
 
-/** A row for every processor, whose threads then never wait for each other inside a product. */
-function paysOff({ backend, batchSize, folder }: Work): boolean {
+/** A row for every processor, whose threads then never wait for each other inside a product, and little to exchange. */
+function paysOff({ backend, batchSize, folder, trainsBase }: Work): boolean {
   const cores = availableParallelism()
-  return backend === "cpu" && cores > 1 && batchSize >= cores && weightBytes(folder) >= worthwhileBytes
+  return !trainsBase && backend === "cpu" && cores > 1 && batchSize >= cores && weightBytes(folder) >= worthwhileBytes
 }
 
 function weightBytes(path: string): number {

@@ -1,5 +1,15 @@
 /** Backends broken on purpose, each with the check that is meant for it. The sound one they are made from passes them all (conformance.test.ts). */
-import { type Backend, call, type DeviceBuffer, hostArray, input, type MapInput, scalar, sizeOf } from "@peftjs/core"
+import {
+  type Backend,
+  call,
+  type DeviceBuffer,
+  hostArray,
+  input,
+  type MapInput,
+  scalar,
+  sizeOf,
+  type TypedArray,
+} from "@peftjs/core"
 import { attentionBackwardRows, attentionRows } from "../src/backend/host-attention.ts"
 import { layerNormRows, logSumExpRows } from "../src/backend/host-rows.ts"
 import {
@@ -59,6 +69,21 @@ const changes: Readonly<Record<string, Change>> = {
             return kernels.scatterAdd(masked, ids, dims)
           },
         },
+      }
+    },
+  },
+  "an upload that keeps the host's memory": {
+    check: "an upload is a copy: what the host does with its memory afterwards does not matter",
+    message: /^1 f32 values after the host's were overwritten: value 0 is -1/,
+    change: (sound) => {
+      const given = new Map<DeviceBuffer, TypedArray>()
+      return {
+        upload(data, dtype) {
+          const buffer = sound.upload(data, dtype)
+          given.set(buffer, data)
+          return buffer
+        },
+        read: async (buffer) => given.get(buffer)?.slice() ?? sound.read(buffer),
       }
     },
   },

@@ -54,6 +54,12 @@ export function waitingMultiple(x: Tensor, factor: number): Tensor | undefined {
   return wait(x.engine, x.shape, { ...sum, products: sum.products.map((p) => ({ ...p, alpha: factor * p.alpha })) })
 }
 
+/** The tensor, computed now: where what a sum would keep is large, and is to go with the scope. */
+export function computed(tensor: Tensor): Tensor {
+  bufferOf(tensor)
+  return tensor
+}
+
 function wait(engine: Engine, shape: Shape, sum: Sum): Tensor {
   for (const storage of sum.operands) storage.refs++
   const storage: Storage = { buffer: undefined, sum, refs: 0 }

@@ -163,14 +163,17 @@ export function lookUp(weight: Weight, ids: Tensor, paddingId: number | undefine
 }
 
 function rowsOf(parts: readonly (Range & { tensor: Tensor })[], { start, end }: Range): Tensor {
-  const pieces = parts
-    .filter((p) => p.start < end && p.end > start)
-    .map((p) => {
-      const [from, to] = [Math.max(start, p.start) - p.start, Math.min(end, p.end) - p.start]
-      const rows = from === 0 && to === p.end - p.start ? p.tensor : p.tensor.slice(0, from, to)
-      return rows.cast("f32")
-    })
-  return concat(pieces, 0)
+  const { engine } = (parts[0] as { tensor: Tensor }).tensor
+  return scope(engine, () => {
+    const pieces = parts
+      .filter((p) => p.start < end && p.end > start)
+      .map((p) => {
+        const [from, to] = [Math.max(start, p.start) - p.start, Math.min(end, p.end) - p.start]
+        const rows = from === 0 && to === p.end - p.start ? p.tensor : p.tensor.slice(0, from, to)
+        return rows.cast("f32")
+      })
+    return concat(pieces, 0)
+  })
 }
 
 /** How many rows of a matrix fit into one buffer of the backend. Throws E_BUFFER_SIZE when not even one does. */

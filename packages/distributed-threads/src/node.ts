@@ -28,6 +28,9 @@ export interface ReplicaOptions {
   readonly data?: unknown
 }
 
+/** Of short-lived objects in a worker: what a training makes of them dies at once, and V8 would let it grow to 48. */
+const youngMegabytes = 8
+
 interface Given {
   readonly replica: SharedJob & { readonly rank: number; readonly data: unknown }
 }
@@ -43,7 +46,12 @@ export function startReplicas(
   const job = sharedJob(size)
   const workers = Array.from({ length: size - 1 }, (_, i) => {
     const given: Given = { replica: { ...job, rank: i + 1, data } }
-    return new Worker(module, { argv: [...argv], workerData: given, ...(env ? { env } : {}) })
+    return new Worker(module, {
+      argv: [...argv],
+      workerData: given,
+      resourceLimits: { maxYoungGenerationSizeMb: youngMegabytes },
+      ...(env ? { env } : {}),
+    })
   })
   const ends = workers.map(async (worker) => {
     try {

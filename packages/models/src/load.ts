@@ -20,6 +20,7 @@ import {
   type TensorData,
   type TensorInfo,
   type TensorSource,
+  tensorBytes,
   toFloat32,
 } from "@peftjs/safetensors"
 import type { Architecture, Blueprint, ParamSpec } from "./architecture.ts"
@@ -79,8 +80,7 @@ export async function loadCausalLM(files: FileSource, options: LoadOptions): Pro
   const tokenizer: Tokenizer | undefined = (await files.has(tokenizerFile)) ? await loadTokenizer(files) : undefined
   const encoded = stored.length === 0 ? options.weights : undefined
   const plan: Plan = {
-    backend,
-    nameOf,
+    ...{ backend, nameOf, memory: readingMemory() },
     packed,
     ...(encoded ? { encoded, chosen: quantisable(blueprint, options.skipModules) } : {}),
   }
@@ -92,6 +92,7 @@ export async function loadCausalLM(files: FileSource, options: LoadOptions): Pro
 /** How each parameter gets from its file to the backend. */
 interface Plan {
   readonly backend: Backend
+  readonly memory: ReadingMemory
   readonly nameOf: (path: string) => string
   /** What the folder holds quantised. */
   readonly packed: Quantised
@@ -165,12 +166,12 @@ async function uploadParam(
   source: TensorSource,
   path: string,
   spec: ParamSpec,
-  { backend, nameOf, packed, encoded, chosen }: Plan,
+  { backend, nameOf, packed, encoded, chosen, memory }: Plan,
 ): Promise<Tensor | Weight> {
   const name = nameOf(path)
   const several = packed.get(path)
   if (encoded && chosen?.has(path)) return encodeStored(source, name, spec, encoded, backend)
-  if (!several?.format.files) return uploadOne(source, name, spec, backend)
+  if (!several?.format.files) return uploadOne(source, name, spec, backend, memory)
   const module = moduleOf(name)
   const tensors = new Map<string, TensorData>()
   for (const one of several.names) tensors.set(one, await source.read(`${module}.${one}`))
@@ -183,35 +184,49 @@ async function uploadOne(
   name: string,
   { shape, fanInFanOut }: ParamSpec,
   backend: Backend,
+  memory: ReadingMemory,
 ): Promise<Tensor | Weight> {
   if (shape.length === 1) {
     const { dtype, data } = await source.read(name)
     return tensor(backend, toFloat32(dtype, data), shape)
   }
   const [rows, columns] = shape
-  const kept = keptType(source.tensors.get(name)?.dtype as Dtype, backend)
+  const stored = source.tensors.get(name)?.dtype as Dtype
+  const kept = keptType(stored, backend)
   const valuesOf = ({ dtype, data }: TensorData): TypedArray =>
     kept === undefined ? toFloat32(dtype, data) : (data as TypedArray)
   const ref = { file: source.name, name }
   if (fanInFanOut) {
-    const stored = await source.read(name)
-    const values = valuesOf({ ...stored, data: turned(stored.data, columns, rows) })
+    const whole = await source.read(name)
+    const values = valuesOf({ ...whole, data: turned(whole.data, columns, rows) })
     return uploadDense(backend, values, kept ?? "f32", shape, ref)
   }
-  const rowBytes = columns * bytesPerElement[kept ?? "f32"]
-  const step = Math.min(rowsPerPart(backend, columns, kept ?? "f32"), Math.max(1, Math.floor(pieceBytes / rowBytes)))
+  const dtype = kept ?? "f32"
+  const rowBytes = columns * bytesPerElement[dtype]
+  const step = Math.min(rowsPerPart(backend, columns, dtype), Math.max(1, Math.floor(pieceBytes / rowBytes)))
   const parts: Tensor[] = []
   try {
     for (let at = 0; at < rows; at += step) {
       const end = Math.min(rows, at + step)
-      const values = valuesOf(await source.readRows(name, at, end))
-      parts.push(tensor(backend, values, [end - at, columns], kept ?? "f32"))
+      const values = valuesOf(await source.readRows(name, at, end, memory(tensorBytes(stored, [end - at, columns]))))
+      parts.push(tensor(backend, values, [end - at, columns], dtype))
     }
   } catch (error) {
     freeValues(parts)
     throw error
   }
   return denseWeight(parts, ref)
+}
+
+/** Memory of at least so many bytes, the same one as long as it suffices: what was read into it before has gone to the backend. */
+type ReadingMemory = (bytes: number) => Uint8Array
+
+function readingMemory(): ReadingMemory {
+  let memory = new Uint8Array(0)
+  return (bytes) => {
+    if (memory.byteLength < bytes) memory = new Uint8Array(bytes)
+    return memory
+  }
 }
 
 /** What of a matrix is in memory twice, as it was read and on the device: a larger one is stored in parts. */

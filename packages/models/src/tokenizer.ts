@@ -25,7 +25,8 @@ type Json = Readonly<Record<string, unknown>>
 
 /**
  * Loads tokenizer.json with tokenizer_config.json, special_tokens_map.json, chat_template.jinja and config.json as far as they exist.
- * Throws E_FILE_NOT_FOUND without tokenizer.json, E_JSON, E_TOKENIZER when it cannot be used.
+ * The tables for encoding and decoding, which take a hundred times the file, are made when first asked for: rows of ids need none.
+ * Throws E_FILE_NOT_FOUND without tokenizer.json, E_JSON, E_TOKENIZER when it cannot be used; so do its functions where that shows later.
  */
 export async function loadTokenizer(files: FileSource): Promise<FolderTokenizer> {
   const definition = await readJson(files, tokenizerFile)
@@ -36,7 +37,8 @@ export async function loadTokenizer(files: FileSource): Promise<FolderTokenizer>
   )
   const config: Json = { ...map, ...settings }
   const where = `${files.name}/${tokenizerFile}`
-  const encoder = makeEncoder(definition, config, where)
+  const idOf = vocabularyOf(definition, where)
+  const encoder = once(() => makeEncoder(definition, config, where))
   const ids = (given: readonly (number | undefined)[]): number[] => given.filter((id) => id !== undefined)
   const variables = specialTokens(config)
   const template = chatTemplate(await templateOf(files, config), variables, files.name)
@@ -44,24 +46,50 @@ export async function loadTokenizer(files: FileSource): Promise<FolderTokenizer>
   const special = (name: string): number | undefined => {
     if (config[name] === undefined) return [model?.[`${name}_id`]].flat().find((id) => typeof id === "number")
     const token = variables[name]
-    return token === undefined ? undefined : encoder.token_to_id(token)
+    return token === undefined ? undefined : idOf(token)
   }
   return {
-    size: encoder.get_vocab().size,
+    get size() {
+      return encoder().get_vocab().size
+    },
     bosTokenId: special("bos_token"),
     eosTokenId: special("eos_token"),
     padTokenId: special("pad_token"),
-    token: (id) => encoder.id_to_token(id),
+    token: (id) => encoder().id_to_token(id),
     // The library gives undefined for what neither the vocabulary nor an unknown token covers; Hugging Face drops it.
     encode: (text, { addSpecialTokens = true } = {}) =>
-      ids(encoder.encode(text, { add_special_tokens: addSpecialTokens }).ids),
+      ids(encoder().encode(text, { add_special_tokens: addSpecialTokens }).ids),
     decode(given, { skipSpecialTokens = false } = {}) {
       // A model's vocabulary may be padded beyond its tokenizer's.
-      const known = given.filter((id) => encoder.id_to_token(id) !== undefined)
-      return known.length === 0 ? "" : encoder.decode(known, { skip_special_tokens: skipSpecialTokens })
+      const known = given.filter((id) => encoder().id_to_token(id) !== undefined)
+      return known.length === 0 ? "" : encoder().decode(known, { skip_special_tokens: skipSpecialTokens })
     },
     applyChatTemplate: (messages, options) => template.render(messages, options).text,
     renderChat: template.render,
+  }
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined
+  return () => {
+    made ??= { value: make() }
+    return made.value
+  }
+}
+
+/** Ids of tokens, added ones first, without the tables. Throws E_TOKENIZER for what holds no vocabulary. */
+function vocabularyOf(definition: Json, where: string): (token: string) => number | undefined {
+  const { vocab } = (definition.model ?? {}) as { vocab?: unknown }
+  if (typeof vocab !== "object" || vocab === null)
+    throw new PeftError("E_TOKENIZER", `[models] ${where} is no usable tokenizer: it has no model.vocab`)
+  const added = (definition.added_tokens ?? []) as readonly { id: number; content: string }[]
+  const listed = Array.isArray(vocab) ? (vocab as readonly (readonly [string, number])[]) : undefined
+  return (token) => {
+    const found = added.find(({ content }) => content === token)
+    if (found) return found.id
+    if (!listed) return (vocab as Readonly<Record<string, number>>)[token]
+    const at = listed.findIndex(([content]) => content === token)
+    return at < 0 ? undefined : at
   }
 }
 

@@ -136,4 +136,19 @@ describe("mistakes are named", () => {
     await expect(only("3")).rejects.toMatchObject({ code: "E_TOKENIZER" })
     await expect(loadTokenizer(memoryFiles([]))).rejects.toMatchObject({ code: "E_FILE_NOT_FOUND" })
   })
+
+  test("what only shows when the tables are made is said by whoever asks for them", async () => {
+    const added = [{ id: 7, content: "<end>" }]
+    const definition = { model: { type: "Unheard", vocab: { a: 0, "<pad>": 3 } }, added_tokens: added }
+    const settings = { eos_token: "<end>", pad_token: { content: "<pad>" } }
+    const files = Object.entries({ "tokenizer.json": definition, "tokenizer_config.json": settings })
+    const tokenizer = await loadTokenizer(
+      memoryFiles(
+        files.map(([name, value]) => [name, encode(JSON.stringify(value))]),
+        "dir",
+      ),
+    )
+    expect(tokenizer).toMatchObject({ eosTokenId: 7, padTokenId: 3, bosTokenId: undefined })
+    expect(() => tokenizer.encode("a")).toThrow(/dir\/tokenizer\.json is no usable tokenizer.*E_TOKENIZER/)
+  })
 })

@@ -10,8 +10,11 @@ export interface ByteSource {
   readonly name: string
   /** Bytes of the whole file. */
   readonly size: number
-  /** Bytes `start` up to but not including `end`, 0 ≤ start ≤ end ≤ size. May be a view of memory shared with others. */
-  read(start: number, end: number): Promise<Uint8Array>
+  /**
+   * Bytes `start` up to but not including `end`, 0 ≤ start ≤ end ≤ size. May be a view of memory shared with others. A source that would
+   * make new memory for them fills `into` from its beginning instead, where that is given and long enough, and returns what it has filled.
+   */
+  read(start: number, end: number, into?: Uint8Array): Promise<Uint8Array>
 }
 
 /** A read-only folder. Paths are relative and separated by "/". */
@@ -37,8 +40,13 @@ export function bytes(name: string, data: Uint8Array): ByteSource {
 }
 
 /** The pieces of `source` between `start` and `end`. E_READ if the source delivers another number of bytes. */
-export async function readRange(source: ByteSource, start: number, end: number): Promise<Uint8Array> {
-  const data = await source.read(start, end)
+export async function readRange(
+  source: ByteSource,
+  start: number,
+  end: number,
+  into?: Uint8Array,
+): Promise<Uint8Array> {
+  const data = await source.read(start, end, into)
   if (data.byteLength !== end - start)
     fail("E_READ", `${source.name}: asked for bytes ${start} to ${end}, got ${data.byteLength} bytes; was it changed?`)
   return data

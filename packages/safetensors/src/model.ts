@@ -43,8 +43,8 @@ export async function openModel(files: FileSource, names: ModelNames = {}): Prom
     name: files.name,
     metadata: Object.assign({}, ...[...shards.values()].map((shard) => shard.metadata)),
     tensors: new Map([...located].map(([name, { info }]) => [name, info])),
-    read: async (name) => shardOf(name).read(name),
-    readRows: async (name, start, end) => shardOf(name).readRows(name, start, end),
+    read: async (name, into) => shardOf(name).read(name, into),
+    readRows: async (name, start, end, into) => shardOf(name).readRows(name, start, end, into),
   }
 }
 

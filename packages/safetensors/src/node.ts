@@ -17,13 +17,15 @@ const largestRead = 1 << 30
 export async function nodeFile(path: string): Promise<ByteSource> {
   const first = await attempt("E_READ", `cannot open ${path}`, stat(path))
   if (!first.isFile()) fail("E_NOT_A_FILE", `${path} is not a file`)
-  const read = async (start: number, end: number): Promise<Uint8Array> => {
+  const read = async (start: number, end: number, into?: Uint8Array): Promise<Uint8Array> => {
+    const n = end - start
+    const data = into && into.byteLength >= n ? into.subarray(0, n) : new Uint8Array(n)
     const handle = await attempt("E_READ", `cannot open ${path}`, open(path, "r"))
     try {
       const now = await handle.stat()
       if (now.size !== first.size || now.mtimeMs !== first.mtimeMs || now.ino !== first.ino)
         fail("E_READ", `${path} was changed while it was being read; open it again`)
-      return await attempt("E_READ", `cannot read ${path}`, readFully(handle, start, end))
+      return await attempt("E_READ", `cannot read ${path}`, readFully(handle, start, data))
     } finally {
       await handle.close()
     }
@@ -31,8 +33,7 @@ export async function nodeFile(path: string): Promise<ByteSource> {
   return { name: path, size: first.size, read }
 }
 
-async function readFully(handle: FileHandle, start: number, end: number): Promise<Uint8Array> {
-  const data = new Uint8Array(end - start)
+async function readFully(handle: FileHandle, start: number, data: Uint8Array): Promise<Uint8Array> {
   for (let done = 0; done < data.length; ) {
     const { bytesRead } = await handle.read(data, done, Math.min(data.length - done, largestRead), start + done)
     if (bytesRead === 0) return data.subarray(0, done)

@@ -23,14 +23,14 @@ export interface TensorSource {
   readonly metadata: Readonly<Record<string, string>>
   /** What there is, in the order of the bytes. */
   readonly tensors: ReadonlyMap<string, TensorInfo>
-  /** One tensor. E_TENSOR_NOT_FOUND for an unknown name, E_READ if the bytes cannot be had. */
-  read(name: string): Promise<TensorData>
+  /** One tensor, in `into` as ByteSource's read has it. E_TENSOR_NOT_FOUND for an unknown name, E_READ if the bytes cannot be had. */
+  read(name: string, into?: Uint8Array): Promise<TensorData>
   /**
    * Rows `start` up to but not including `end` of the first dimension, reading nothing else; the shape is
    * `[end - start, ...rest]`. E_TENSOR_ROWS for a scalar, a range outside the tensor, or 4- and 6-bit rows that do not
    * fill whole bytes.
    */
-  readRows(name: string, start: number, end: number): Promise<TensorData>
+  readRows(name: string, start: number, end: number, into?: Uint8Array): Promise<TensorData>
 }
 
 /** Read on first contact, so that most files need one request for their header. */
@@ -49,14 +49,14 @@ export async function openSafetensors(source: ByteSource): Promise<TensorSource>
   return {
     name: source.name,
     ...header,
-    read: async (name) => {
+    read: async (name, into) => {
       const info = findTensor(header.tensors, name, source.name)
-      return tensorData(info.dtype, info.shape, await readRange(source, info.start, info.end))
+      return tensorData(info.dtype, info.shape, await readRange(source, info.start, info.end, into))
     },
-    readRows: async (name, start, end) => {
+    readRows: async (name, start, end, into) => {
       const info = findTensor(header.tensors, name, source.name)
       const rows = rowRange(info, start, end, name)
-      return tensorData(info.dtype, rows.shape, await readRange(source, rows.start, rows.end))
+      return tensorData(info.dtype, rows.shape, await readRange(source, rows.start, rows.end, into))
     },
   }
 }

@@ -37,6 +37,20 @@ describe("nodeFiles", () => {
     expect((await model.readRows("a", 1, 3)).data).toEqual(Float32Array.of(2, 3))
   })
 
+  it("reads into memory that is given, if it is large enough, shared memory too", async () => {
+    const files = nodeFiles(dir)
+    await writeSafetensors(files, "model.safetensors", tensors)
+    const model = await openModel(files)
+    for (const buffer of [new ArrayBuffer(16), new SharedArrayBuffer(16)]) {
+      const { data } = await model.readRows("a", 1, 3, new Uint8Array(buffer))
+      expect(data).toEqual(Float32Array.of(2, 3))
+      expect(data.buffer).toBe(buffer)
+    }
+    const small = new Uint8Array(4)
+    expect((await model.read("a", small)).data).toEqual(Float32Array.of(1, 2, 3))
+    expect([...small]).toEqual([0, 0, 0, 0])
+  })
+
   it("leaves the old file and no other when the data fails", async () => {
     const files = nodeFiles(dir)
     await writeText(files, "x", "old")

@@ -65,7 +65,8 @@ export function addBench(program: Command): void {
 async function runBench(flags: BenchFlags): Promise<void> {
   const located = await locate(required(flags.model, "--model"), "model")
   const asStored = baseLoading(flags) === undefined
-  const team = await teamOf(flags, { ...flags, folder: located.folder, asStored })
+  const trainsBase = methodOf(flags) === "full"
+  const team = await teamOf(flags, { ...flags, folder: located.folder, asStored, trainsBase })
   try {
     await benchWith(team, flags, located)
   } finally {

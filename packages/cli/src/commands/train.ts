@@ -38,7 +38,8 @@ async function runTrain(flags: TrainFlags): Promise<void> {
   trainingOptions(flags)
   const source = await baseSource(flags, output.model)
   const asStored = source.loading === undefined && source.initConfig === undefined
-  const team = await teamOf(flags, { ...flags, folder: source.folder, asStored })
+  const trainsBase = methodOf(flags) === "full"
+  const team = await teamOf(flags, { ...flags, folder: source.folder, asStored, trainsBase })
   try {
     await trainWith(team, { flags, output, source, warn: team.leads ? warn : () => {} })
   } finally {

@@ -25,7 +25,7 @@ async function zeroed(file: ByteSource): Promise<ByteSource> {
   return {
     ...file,
     // The first read is of more than the header; whatever reaches into it is read as it is, and so is what describes a quantised tensor.
-    read: (from, to) =>
-      from < end || to - from <= described ? file.read(from, to) : Promise.resolve(new Uint8Array(to - from)),
+    read: (from, to, into) =>
+      from < end || to - from <= described ? file.read(from, to, into) : Promise.resolve(new Uint8Array(to - from)),
   }
 }

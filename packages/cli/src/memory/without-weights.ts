@@ -26,9 +26,9 @@ export function withoutWeights(through: (files: FileSource) => FileSource = (fil
           const file = await files.open(path)
           return {
             ...file,
-            read(from, to) {
+            read(from, to, into) {
               if (from > headerAt) seen ??= process.memoryUsage.rss()
-              return file.read(from, to)
+              return file.read(from, to, into)
             },
           }
         },

@@ -46,6 +46,20 @@ export function limitChecks(
     check(backend.live() === 0, `${backend.live()} buffers were left behind`)
   })
 
+  it("an upload is a copy: what the host does with its memory afterwards does not matter", async () => {
+    const backend = await backendOf()
+    for (const n of [1, 5, 1024]) {
+      const [host, ids] = [new Float32Array(n).fill(3), new Int32Array(n).fill(4)]
+      const buffers = [backend.upload(host, "f32"), backend.upload(ids, "i32")]
+      host.fill(-1)
+      ids.fill(-1)
+      const [values, words] = await Promise.all(buffers.map((buffer) => backend.read(buffer)))
+      same(values as Float32Array, new Float32Array(n).fill(3), `${n} f32 values after the host's were overwritten`)
+      same(words as Int32Array, new Int32Array(n).fill(4), `${n} i32 values after the host's were overwritten`)
+      for (const buffer of buffers) backend.free(buffer)
+    }
+  })
+
   it("after ten steps as many buffers live as after two, and none when all is taken off", async () => {
     const backend = watched(await backendOf())
     const model = toyModel(backend)

@@ -3,6 +3,7 @@ import { bufferOf, free, full, hold, scope, wrap } from "../engine.ts"
 import { call, constant, coordinate, input } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
+import { computed } from "../sums.ts"
 import { concat, map, shapeError, type Tensor } from "../tensor.ts"
 import type { Weight } from "../weight.ts"
 import { scatterAddPart } from "./linear.ts"
@@ -105,7 +106,7 @@ const linearCrossEntropyOp: Op<LinearCrossEntropy> = {
           const own = map(expOfDifference, [logits, lse]).matmul(rows)
           return {
             lse: hold(lse),
-            mean: hold(before.mean ? map(rescaledSum, [before.mean, before.lse, lse, own]) : own),
+            mean: hold(before.mean ? map(rescaledSum, [before.mean, before.lse, lse, own]) : computed(own)),
           }
         })
         freeRunning(before)
@@ -130,7 +131,10 @@ const linearCrossEntropyOp: Op<LinearCrossEntropy> = {
           const rows = weight.rows(piece)
           const p = map(softmaxTimes, [t.matmul(rows.T), kept as Tensor, column])
           const g = needs[0] ? p.matmul(rows) : undefined
-          return { dx: g && before ? before.add(g) : g, dw: wanted[part] ? p.T.matmul(t) : undefined }
+          return {
+            dx: g && computed(before ? before.add(g) : g),
+            dw: wanted[part] ? computed(p.T.matmul(t)) : undefined,
+          }
         })
         dx = found.dx
         return found.dw
@@ -174,7 +178,7 @@ export function linearCrossEntropy(
   const trainable = weight.parts.flatMap((part) => (part.tensor?.requiresGrad ? [part.tensor] : []))
   // A chunk's logits and its rows in f32 must fit into one buffer each.
   const fitting = Math.floor(x.engine.backend.supports.maxBufferBytes / (4 * Math.max(...x.shape)))
-  const vocabChunk = Math.max(1, Math.min(options.vocabChunk ?? 4096, fitting))
+  const vocabChunk = Math.max(1, Math.min(options.vocabChunk ?? 2048, fitting))
   const ahead = x.requiresGrad && x.engine.tape !== undefined && trainable.length === 0
   return apply(linearCrossEntropyOp, [x, labels, ...trainable], { weight, vocabChunk, ahead })
 }
