@@ -31,15 +31,15 @@ export function wasmGemm(): (Gemm & { readonly relaxed: boolean }) | undefined {
     name: "wasm",
     relaxed,
     run(...operands) {
-      alone ??= productOn(heap, relaxed)
+      alone ??= productOn(heap)
       alone(...operands)
     },
-    on: (own) => ({ name: "wasm", run: productOn(own, relaxed) }),
+    on: (own) => ({ name: "wasm", run: productOn(own) }),
   }
 }
 
-function productOn(heap: Heap, relaxed: boolean): Gemm["run"] {
-  const kernels = heap.load([multiplyFunction(relaxed), ...packFunctions(tileRows), ...packFunctions(tileColumns)])
+function productOn(heap: Heap): Gemm["run"] {
+  const kernels = heap.load([multiplyFunction(), ...packFunctions(tileRows), ...packFunctions(tileColumns)])
   const multiply = kernels.multiply as Run
 
   /** Packs lanes (rows of op(A) or columns of op(B)) of depths p…p+depth-1, times a factor. */
