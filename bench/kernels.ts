@@ -27,8 +27,8 @@ import {
 import { resultFile, writeResult } from "./results.ts"
 
 const root = join(import.meta.dirname, "..")
-/** Of tfjs's time to ours on one thread, allowing for noise. */
-const slowest = 0.95
+/** Of tfjs's time to ours on one thread. */
+const slowest = 1
 const parts = { "--cpu": onCpu, "--node": inNode, "--chromium": inChromium }
 const only = process.argv.slice(2).find((flag) => flag in parts)
 
@@ -59,7 +59,7 @@ async function inNode(): Promise<void> {
   if (!steady) process.exitCode = 1
 }
 
-/** Fails where tfjs is faster by more than noise. */
+/** Fails where tfjs is faster. */
 async function onCpu(): Promise<void> {
   // Before tfjs: what an engine allows is settled with its first module.
   const backend = await cpu({ kernels: "wasm" })

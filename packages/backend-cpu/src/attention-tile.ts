@@ -72,6 +72,8 @@ export function forEachTile(
   const { rows: tileRows, bytes } = tileSize(dims)
   const { visibleSoftmax } = softmaxKernels(heap)
   const seen = valid && counts(valid, batch, keys)
+  /** Whether there may be queries that see no key: without a mask or a window each sees the first one, unless that comes after it. */
+  const some = seen !== undefined || dims.window !== undefined || offset < 0 || keys === 0
   const headBytes = 4 * keys * dim
   const turns = queries >= turnedFrom && headBytes <= turnedBytes
   const sides = turns ? turned.map((_, i) => bytes + i * headBytes) : []
@@ -109,7 +111,7 @@ export function forEachTile(
           const last = row + offset - first
           visibleSoftmax(probabilities, rows, width, last - window, last, mask ? mask + 4 * (b * keys + first) : 0)
           const blind: number[] = []
-          for (let r = 0; r < rows; r++) {
+          for (let r = 0; r < rows && some; r++) {
             const from = clamp(row + r + offset - window + 1, keys)
             const to = Math.max(from, clamp(row + r + offset + 1, keys))
             const place = b * (keys + 1)

@@ -7,7 +7,7 @@ import type { Gemm } from "./gemm.ts"
 import { createHeap, type Heap } from "./heap.ts"
 import { createLayerNorm, createLayerNormBackward } from "./layer-norm.ts"
 import { createLogSumExp } from "./log-sum-exp.ts"
-import { createMap } from "./map.ts"
+import { createMap, createMaps } from "./map.ts"
 import { createMatmul, createSumOfProducts } from "./matmul.ts"
 import { createConcat, createPermute, createSlice } from "./move.ts"
 import { createPackedMatmul, createUnpack } from "./packed.ts"
@@ -16,7 +16,7 @@ import { createReduce } from "./reduce.ts"
 import { createRmsNorm, createRmsNormBackward } from "./rms-norm.ts"
 import { createRope } from "./rope.ts"
 import { createGather, createScatterAdd } from "./rows.ts"
-import { createSoftmax } from "./softmax.ts"
+import { createSoftmax, createSoftmaxLogSumExp } from "./softmax.ts"
 
 /** What runs inside a CPU backend, for reports. */
 export interface CpuInfo {
@@ -83,8 +83,10 @@ export function createBackend(
 
 function fused(memory: Memory, heap: Heap, gemm: Gemm): Partial<FusedKernels> & InPlaceKernels {
   return {
+    maps: createMaps(memory, heap),
     softmax: createSoftmax(memory, heap),
     logSumExp: createLogSumExp(memory, heap),
+    softmaxLogSumExp: createSoftmaxLogSumExp(memory, heap),
     rmsNorm: createRmsNorm(memory, heap),
     rmsNormBackward: createRmsNormBackward(memory, heap),
     layerNorm: createLayerNorm(memory, heap),

@@ -22,11 +22,11 @@ interface Value {
 }
 
 /**
- * Parameters of the function, in order: address of the output; of each operand; size of each loop; its first coordinate; for each operand and
+ * Parameters of the function, in order: address of each output; of each operand; size of each loop; its first coordinate; for each operand and
  * loop the bytes of a turn; scalars.
  */
 export function mapFunction(
-  expr: Expr,
+  exprs: readonly Expr[],
   inputs: readonly DType[],
   scalars: number,
   dtype: MapType,
@@ -35,7 +35,7 @@ export function mapFunction(
   const depth = sizes.length
   const each = (prefix: string, count: number): string[] => Array.from({ length: count }, (_, i) => `${prefix}${i}`)
   const integers = [
-    "out",
+    ...each("out", exprs.length),
     ...each("a", inputs.length),
     ...each("n", depth),
     ...each("first", depth),
@@ -117,23 +117,25 @@ export function mapFunction(
       return { read: op.get(local), level }
     }
 
-    const result = value(expr).read
-    const [out, end] = [scope.param.out as number, scope.local("i32")]
-    const at = scope.local("i32")
+    const results = exprs.map((expr) => value(expr).read)
+    const outs = exprs.map((_, i) => ({ out: scope.param[`out${i}`] as number, at: scope.local("i32") }))
+    const [{ out, at }] = outs as [(typeof outs)[number]]
+    const end = scope.local("i32")
     const size = bytesPerElement[dtype]
+    const bytes = i32.mul(param(`n${last}`), i32.const(size))
     const inner = [
-      ...op.set(at, op.get(out)),
-      ...op.set(end, i32.add(op.get(out), i32.mul(param(`n${last}`), i32.const(size)))),
+      ...outs.flatMap((place) => op.set(place.at, op.get(place.out))),
+      ...op.set(end, i32.add(op.get(out), bytes)),
       ...op.set(counter, i32x4.add(i32x4.splat(param(`first${last}`)), i32x4.const(0, 1, 2, 3))),
       ...op.loop([
         ...(blocks[depth] as Code[]).flat(),
-        ...storeFour(scope, dtype, op.get(at), result),
+        ...outs.flatMap((place, i) => storeFour(scope, dtype, op.get(place.at), results[i] as Code)),
         ...positions.flatMap((p, k) => (p.moves ? advance(p.local, 4 * bytesPerElement[inputs[k] as DType]) : [])),
         ...op.set(counter, i32x4.add(op.get(counter), i32x4.splatOf(4))),
-        ...advance(at, 4 * size),
+        ...outs.flatMap((place) => advance(place.at, 4 * size)),
         ...i32.ltU(op.get(at), op.get(end)),
       ]),
-      ...op.set(out, op.get(end)),
+      ...outs.flatMap((place) => advance(place.out, bytes)),
     ]
     const nest = (l: number): Code =>
       l === last

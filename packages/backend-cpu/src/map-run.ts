@@ -11,31 +11,31 @@ import { blockElements, heapView } from "./staging.ts"
 
 export function compileMap(
   heap: Heap,
-  expr: Expr,
+  exprs: readonly Expr[],
   dtypes: readonly DType[],
   scalarCount: number,
   dtype: MapType,
   layout: Layout,
 ): MapRun {
-  const { map } = heap.load([mapFunction(expr, dtypes, scalarCount, dtype, layout)], mapImports)
+  const { map } = heap.load([mapFunction(exprs, dtypes, scalarCount, dtype, layout)], mapImports)
   const run = map as (...args: number[]) => void
-  return (out, inputs, scalars, { sizes, strides }) => {
+  return (outs, inputs, scalars, { sizes, strides }) => {
     const steps = strides.flatMap((s, k) => s.map((stride) => stride * bytesPerElement[dtypes[k] as DType]))
-    const buffers = [out, ...inputs]
+    const buffers = [...outs, ...inputs]
     const addresses = buffers.map(addressOf)
     if (addresses.every((a) => a !== undefined)) {
       run(...addresses, ...sizes, ...sizes.map(() => 0), ...steps, ...scalars)
       return
     }
     const outStrides = sizes.map((_, l) => sizes.slice(l + 1).reduce((a, b) => a * b, 1))
-    const moves = [outStrides, ...strides]
+    const moves = [...outs.map(() => outStrides), ...strides]
     forEachPart(sizes, outStrides, (first, counts, loop) => {
       const runs = buffers.map((buffer, i): Run => {
         const stride = moves[i] as readonly number[]
         const start = first.reduce((sum, at, l) => sum + at * (stride[l] as number), 0)
         return { buffer, start, length: lengthOf(stride, counts, loop), inside: addresses[i] }
       })
-      inScratch(heap, runs, (places) => run(...places, ...counts, ...first, ...steps, ...scalars))
+      inScratch(heap, runs, outs.length, (places) => run(...places, ...counts, ...first, ...steps, ...scalars))
     })
   }
 }
@@ -75,8 +75,8 @@ interface Run {
   readonly inside: number | undefined
 }
 
-/** Copies the runs that lie outside the heap there, and the first of them, which is written, back. */
-function inScratch(heap: Heap, runs: readonly Run[], body: (places: readonly number[]) => void): void {
+/** Copies the runs that lie outside the heap there, but for the first ones, which are written: those are copied back. */
+function inScratch(heap: Heap, runs: readonly Run[], written: number, body: (places: readonly number[]) => void): void {
   const align = 64
   const bytes = runs.map(({ inside, length, buffer: { dtype } }) =>
     inside === undefined ? Math.ceil((length * bytesPerElement[dtype] + 16) / align) * align : 0,
@@ -92,11 +92,12 @@ function inScratch(heap: Heap, runs: readonly Run[], body: (places: readonly num
       const view = ({ buffer, length }: Run, i: number) => heapView(heap, buffer.dtype, places[i] as number, length)
       runs.forEach((run, i) => {
         const { inside, buffer, start, length } = run
-        if (i > 0 && inside === undefined) view(run, i).set(dataOf(buffer).subarray(start, start + length))
+        if (i >= written && inside === undefined) view(run, i).set(dataOf(buffer).subarray(start, start + length))
       })
       body(places)
-      const [out] = runs as [Run]
-      if (out.inside === undefined) dataOf(out.buffer).set(view(out, 0), out.start)
+      runs.slice(0, written).forEach((out, i) => {
+        if (out.inside === undefined) dataOf(out.buffer).set(view(out, i), out.start)
+      })
     },
   )
 }

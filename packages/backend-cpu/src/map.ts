@@ -4,6 +4,7 @@ import {
   type DType,
   type Expr,
   exprKey,
+  type FusedKernels,
   invariant,
   type Layout,
   layoutOf,
@@ -13,6 +14,8 @@ import {
   sizeOf,
 } from "@peftjs/core"
 import { type CpuBuffer, dataOf, type Memory } from "./buffers.ts"
+import type { Heap } from "./heap.ts"
+import type { MapType } from "./map-code.ts"
 import { interpretMap } from "./map-interpret.ts"
 import { compileMap } from "./map-run.ts"
 
@@ -24,21 +27,57 @@ export type MapKernel = (
   dtype: DType,
 ) => DeviceBuffer
 
-/** Fills `out`, which has at least one element. */
+/** Fills `outs`, which have at least one element each. */
 export type MapRun = (
-  out: CpuBuffer,
+  outs: readonly CpuBuffer[],
   inputs: readonly DeviceBuffer[],
   scalars: readonly number[],
   layout: Layout,
 ) => void
 
-/** In WebAssembly where there is a heap, else interpreted. */
+/** One expression: in WebAssembly where there is a heap, else interpreted. */
 export function createMap(memory: Memory): MapKernel {
-  const cache = new Map<string, MapRun>()
+  const { heap } = memory
+  const run = runner(memory, ([expr], dtypes, scalars, dtype, layout) =>
+    heap
+      ? compileMap(heap, [expr as Expr], dtypes, scalars, dtype, layout)
+      : interpreted(expr as Expr, dtypes, dtype, layout),
+  )
   return (expr, inputs, scalars, shape, dtype) => {
     if (dtype === "u8" || dtype === "u32") {
       throw new PeftError("E_UNSUPPORTED", `[backend-cpu] map writes f32, i32, f16 or bf16, not ${dtype}`)
     }
+    return run([expr], inputs, scalars, shape, dtype)[0] as DeviceBuffer
+  }
+}
+
+/** Several in one pass. */
+export function createMaps(memory: Memory, heap: Heap): FusedKernels["maps"] {
+  const run = runner(memory, (...given) => compileMap(heap, ...given))
+  return (exprs, inputs, scalars, shape) => run(exprs, inputs, scalars, shape, "f32")
+}
+
+type Compile = (
+  exprs: readonly Expr[],
+  dtypes: readonly DType[],
+  scalarCount: number,
+  dtype: MapType,
+  layout: Layout,
+) => MapRun
+
+/** Checks operands and keeps what has been compiled. */
+function runner(
+  memory: Memory,
+  compile: Compile,
+): (
+  exprs: readonly Expr[],
+  inputs: readonly MapInput[],
+  scalars: readonly number[],
+  shape: Shape,
+  dtype: MapType,
+) => readonly CpuBuffer[] {
+  const cache = new Map<string, MapRun>()
+  return (exprs, inputs, scalars, shape, dtype) => {
     for (const { buffer, shape } of inputs) {
       dataOf(buffer)
       invariant(
@@ -47,37 +86,32 @@ export function createMap(memory: Memory): MapKernel {
       )
     }
     const layout = layoutOf(
-      expr,
+      exprs,
       inputs.map((x) => x.shape),
       shape,
     )
     const dtypes = inputs.map((x) => x.buffer.dtype)
     // Axes are part of the key: which loop a coordinate comes from depends on the sizes that were merged.
     const pattern = layout.strides.map((steps) => steps.map((s) => (s === 0 ? 0 : 1)).join("")).join()
-    const key = `${exprKey(expr)}|${dtypes}|${dtype}|${scalars.length}|${layout.sizes.length}|${pattern}|${[...layout.loopOfAxis]}`
-    let run = cache.get(key)
-    if (run === undefined) {
-      run = memory.heap
-        ? compileMap(memory.heap, expr, dtypes, scalars.length, dtype, layout)
-        : interpreted(expr, dtypes, dtype, layout)
-      cache.set(key, run)
-    }
+    const key = `${exprs.map(exprKey)}|${dtypes}|${dtype}|${scalars.length}|${layout.sizes.length}|${pattern}|${[...layout.loopOfAxis]}`
+    const run = cache.get(key) ?? compile(exprs, dtypes, scalars.length, dtype, layout)
+    cache.set(key, run)
     const n = sizeOf(shape)
     invariant(Number.isSafeInteger(n) && n >= 0, `backend-cpu: map got the shape [${shape}]`)
-    const out = memory.alloc(dtype, n)
+    const outs = exprs.map(() => memory.alloc(dtype, n))
     if (n > 0)
       run(
-        out,
+        outs,
         inputs.map((x) => x.buffer),
         scalars,
         layout,
       )
-    return out
+    return outs
   }
 }
 
-function interpreted(expr: Expr, dtypes: readonly DType[], dtype: DType, layout: Layout): MapRun {
+function interpreted(expr: Expr, dtypes: readonly DType[], dtype: MapType, layout: Layout): MapRun {
   const loop = interpretMap(expr, dtypes, dtype, layout)
-  return (out, inputs, scalars, { sizes, strides }) =>
-    loop(dataOf(out), inputs.map(dataOf), scalars, sizes, strides.flat())
+  return ([out], inputs, scalars, { sizes, strides }) =>
+    loop(dataOf(out as CpuBuffer), inputs.map(dataOf), scalars, sizes, strides.flat())
 }

@@ -24,13 +24,20 @@ function exponentials(scope: Scope, row: Row, x: number, y: number | undefined, 
   ]
 }
 
+/** log Σ exp of a row at an address. */
+const normaliser = (scope: Scope, to: number, base: number, total: number): Code =>
+  f32.store(op.get(to), f32x4.extractLane(0, add(op.get(base), log(scope, op.get(total)))))
+
 const softmax = (): WasmFunction =>
-  wasmFunction("softmax", { x: "i32", y: "i32", rows: "i32", n: "i32" }, (scope) => {
-    const { x, y, rows, n } = scope.param
+  // `out`: address of each row's log Σ exp; or 0.
+  wasmFunction("softmax", { x: "i32", y: "i32", rows: "i32", n: "i32", out: "i32" }, (scope) => {
+    const { x, y, rows, n, out } = scope.param
     const row = rowOf(scope, n)
     const [base, scale, bytes] = [scope.local("v128"), scope.local("v128"), scope.local("i32")]
     const each = [
       ...exponentials(scope, row, x, y, base, scale),
+      ...op.get(out),
+      ...op.when([...normaliser(scope, out, base, scale), ...advance(out, 4)]),
       ...op.set(scale, div(splatOf(1), op.get(scale))),
       ...row.pass((at) => at.store(y, mul(at.load(y), op.get(scale)))),
       ...advance(x, op.get(bytes)),
@@ -46,7 +53,7 @@ const logSumExp = (): WasmFunction =>
     const [base, total] = [scope.local("v128"), scope.local("v128")]
     const each = [
       ...exponentials(scope, row, x, undefined, base, total),
-      ...f32.store(op.get(out), f32x4.extractLane(0, add(op.get(base), log(scope, op.get(total))))),
+      ...normaliser(scope, out, base, total),
       ...advance(x, i32.shl(op.get(n), i32.const(2))),
       ...advance(out, 4),
     ]

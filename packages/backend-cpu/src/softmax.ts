@@ -1,4 +1,4 @@
-/** Softmax of rows. */
+/** Softmax of rows, alone or with its normaliser. */
 import { type FusedKernels, invariant } from "@peftjs/core"
 import type { Memory } from "./buffers.ts"
 import { type Heap, perHeap } from "./heap.ts"
@@ -23,7 +23,24 @@ export function createSoftmax({ alloc }: Memory, heap: Heap): FusedKernels["soft
       { buffer: x, width: n, access: "read" },
       { buffer: out, width: n, access: "write" },
     ] as const
-    overRows(heap, rows, parts, (count, [from, to]) => softmax(from as number, to as number, count, n))
+    overRows(heap, rows, parts, (count, [from, to]) => softmax(from as number, to as number, count, n, 0))
     return out
+  }
+}
+
+export function createSoftmaxLogSumExp({ alloc }: Memory, heap: Heap): FusedKernels["softmaxLogSumExp"] {
+  const { softmax } = softmaxKernels(heap)
+  return (x, rows, n) => {
+    invariant(x.length === rows * n && n > 0, `backend-cpu: softmax of ${x.length} elements as [${rows}, ${n}]`)
+    const [out, sums] = [alloc("f32", x.length), alloc("f32", rows)]
+    const parts = [
+      { buffer: x, width: n, access: "read" },
+      { buffer: out, width: n, access: "write" },
+      { buffer: sums, width: 1, access: "write" },
+    ] as const
+    overRows(heap, rows, parts, (count, [from, to, at]) =>
+      softmax(from as number, to as number, count, n, at as number),
+    )
+    return [out, sums]
   }
 }

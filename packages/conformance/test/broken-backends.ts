@@ -3,6 +3,7 @@ import {
   type Backend,
   call,
   type DeviceBuffer,
+  type Expr,
   hostArray,
   input,
   type MapInput,
@@ -11,7 +12,7 @@ import {
   type TypedArray,
 } from "@peftjs/core"
 import { attentionBackwardRows, attentionRows } from "../src/backend/host-attention.ts"
-import { layerNormRows, logSumExpRows } from "../src/backend/host-rows.ts"
+import { layerNormRows, logSumExpRows, softmaxRows } from "../src/backend/host-rows.ts"
 import {
   type FakeBackend,
   type FakeBackendOptions,
@@ -190,6 +191,36 @@ const changes: Readonly<Record<string, Change>> = {
           const shape = [rows, n]
           const operands = [{ buffer: dy, shape }, flat(weight)]
           return kernels.map(call("mul", input(0), input(1)), operands, [], shape, "f32")
+        },
+      },
+    }),
+  },
+  "several expressions of which all give the first one's values": {
+    check: "fused maps equals arithmetic on the host, where there is one",
+    message: /^maps .*, result 1: value/,
+    change: ({ kernels }) => ({
+      kernels: {
+        maps: (exprs, inputs, scalars, shape) =>
+          exprs.map(() => kernels.map(exprs[0] as Expr, inputs, scalars, shape, "f32")),
+      },
+    }),
+  },
+  "a softmax with a normaliser that is relative to the largest element": {
+    check: "fused softmaxLogSumExp equals arithmetic on the host, where there is one",
+    message: /^softmaxLogSumExp .*: logSumExp: value/,
+    change: ({ upload, peek }) => ({
+      kernels: {
+        softmaxLogSumExp(x, rows, n) {
+          const values = peek(x)
+          const lse = logSumExpRows(values, { rows, n })
+          const top = (row: number): number => Math.max(...values.subarray(row * n, (row + 1) * n))
+          return [
+            upload(Float32Array.from(softmaxRows(values, { rows, n })), "f32"),
+            upload(
+              Float32Array.from(lse, (value, row) => value - top(row)),
+              "f32",
+            ),
+          ]
         },
       },
     }),

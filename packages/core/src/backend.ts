@@ -138,8 +138,17 @@ export interface FusedKernels {
   softmax(x: DeviceBuffer, rows: number, n: number): DeviceBuffer
   /** y = x · rsqrt(mean(x²) + eps) · weight; x [rows, n], weight [n]. */
   rmsNorm(x: DeviceBuffer, weight: DeviceBuffer, dims: { rows: number; n: number; eps: number }): DeviceBuffer
+  /** As map to f32, several expressions over the same operands, each to a buffer of its own, in one pass. */
+  maps(
+    exprs: readonly Expr[],
+    inputs: readonly MapInput[],
+    scalars: readonly number[],
+    shape: Shape,
+  ): readonly DeviceBuffer[]
   /** log Σ exp along the last axis of [rows, n] → [rows]; -Infinity for a row that is empty or holds nothing else. */
   logSumExp(x: DeviceBuffer, rows: number, n: number): DeviceBuffer
+  /** Both of them, of [rows, n] with n at least 1: the softmax [rows, n] and the log Σ exp [rows]. */
+  softmaxLogSumExp(x: DeviceBuffer, rows: number, n: number): readonly [DeviceBuffer, DeviceBuffer]
   /**
    * Rotary positions in the half-split layout: x [outer, tokens, heads, dim], cos and sin [rows, tokens, dim/2] where rows is outer or 1.
    * First half: x1·cos - x2·sin; second: x2·cos + x1·sin.

@@ -15,9 +15,9 @@ export interface Layout {
   readonly loopOfAxis: ReadonlyMap<number, number>
 }
 
-/** Throws E_INTERNAL if a shape does not broadcast to `shape`. */
-export function layoutOf(expr: Expr, shapes: readonly Shape[], shape: Shape): Layout {
-  const indexed = indexedAxes(expr)
+/** For one expression, or several that share their operands. Throws E_INTERNAL if a shape does not broadcast to `shape`. */
+export function layoutOf(expr: Expr | readonly Expr[], shapes: readonly Shape[], shape: Shape): Layout {
+  const indexed = new Set([expr].flat().flatMap((e) => [...indexedAxes(e)]))
   const sizes: number[] = []
   const moves: boolean[][] = shapes.map(() => [])
   const loopOfAxis = new Map<number, number>()

@@ -90,10 +90,12 @@ function seen({ queries, keys, offset, window = Number.POSITIVE_INFINITY }: Atte
 function optionalKernels(make: Make, count: Count): Partial<FusedKernels> & InPlaceKernels {
   const like = ({ length }: DeviceBuffer): DeviceBuffer => make("f32", length)
   return {
+    maps: (exprs, _inputs, _scalars, shape) => exprs.map(() => make("f32", sizeOf(shape))),
     softmax: like,
     rmsNorm: like,
     rmsNormBackward: like,
     logSumExp: (_x, rows) => make("f32", rows),
+    softmaxLogSumExp: (x, rows) => [like(x), make("f32", rows)],
     rope: like,
     layerNorm: like,
     layerNormBackward: like,

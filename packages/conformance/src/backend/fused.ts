@@ -8,6 +8,7 @@ import type { Runner } from "../runner.ts"
 import { numbers } from "./host.ts"
 import { attentionBackwardCases, attentionCases } from "./kernel-cases-attention.ts"
 import { casesOfRows, type RowKernel } from "./kernel-cases-fused.ts"
+import { mapsCases } from "./kernel-cases-map.ts"
 import { packedMatmulCases, unpackCases } from "./kernel-cases-packed.ts"
 import { sumCases } from "./kernel-cases-sums.ts"
 import { checkKernels, type KernelCase } from "./kernel-check.ts"
@@ -20,8 +21,10 @@ const rows = (kernel: RowKernel) => (dtypes: readonly DType[]) => casesOfRows(ke
 
 /** The cases of each optional kernel. */
 export const fusedCases: Readonly<Record<keyof FusedKernels, (dtypes: readonly DType[]) => readonly KernelCase[]>> = {
+  maps: () => mapsCases,
   softmax: rows("softmax"),
   logSumExp: rows("logSumExp"),
+  softmaxLogSumExp: rows("softmaxLogSumExp"),
   rmsNorm: rows("rmsNorm"),
   rmsNormBackward: rows("rmsNormBackward"),
   layerNorm: rows("layerNorm"),

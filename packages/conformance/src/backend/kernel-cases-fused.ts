@@ -50,6 +50,23 @@ function logSumExpCase([rows, n]: RowSizes, x: Float32Array, what: string): Kern
   return fused(`logSumExp [${rows}, ${n}] ${what}`, [x], (k, [a]) => k.logSumExp(a, rows, n), expected, "logSumExp")
 }
 
+/** Each of the two results; the other is given back. */
+function bothCases([rows, n]: RowSizes, high: number): KernelCase[] {
+  const x = numbers("rows", rows * n, -high, high)
+  const expected = [host.softmaxRows(x, { rows, n }), host.logSumExpRows(x, { rows, n })] as const
+  return (["softmax", "logSumExp"] as const).map((what, i) => ({
+    label: `softmaxLogSumExp [${rows}, ${n}] up to ${high}: ${what}`,
+    inputs: [{ data: x }],
+    run(backend, [a]) {
+      const results = (backend.kernels as Required<Backend["kernels"]>).softmaxLogSumExp(a as DeviceBuffer, rows, n)
+      backend.free(results[1 - i] as DeviceBuffer)
+      return results[i] as DeviceBuffer
+    },
+    expected: expected[i] as ArrayLike<number>,
+    tolerance: what,
+  }))
+}
+
 const eps = 1e-5
 const around1 = (n: number): Float32Array => numbers("weight", n, 0.5, 1.5)
 
@@ -122,6 +139,7 @@ function ropeCase([outer, rows, tokens, heads, dim]: RopeSizes): KernelCase {
 export type RowKernel =
   | "softmax"
   | "logSumExp"
+  | "softmaxLogSumExp"
   | "rmsNorm"
   | "rmsNormBackward"
   | "layerNorm"
@@ -135,6 +153,7 @@ const logSumExpOf = (s: RowSizes, high: number): KernelCase =>
 export const rowCases: Readonly<Record<RowKernel, (sizes: readonly RowSizes[]) => readonly KernelCase[]>> = {
   softmax: (sizes) => sizes.flatMap((s) => [softmaxCase(s, 1), softmaxCase(s, 120)]),
   logSumExp: (sizes) => sizes.flatMap((s) => [logSumExpOf(s, 1), logSumExpOf(s, 120)]),
+  softmaxLogSumExp: (sizes) => sizes.flatMap((s) => [...bothCases(s, 1), ...bothCases(s, 120)]),
   rmsNorm: (sizes) => sizes.map(rmsNormCase),
   rmsNormBackward: (sizes) => sizes.map(rmsNormBackwardCase),
   layerNorm: (sizes) => sizes.map(layerNormCase),

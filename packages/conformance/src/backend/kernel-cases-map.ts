@@ -1,5 +1,5 @@
 /** Cases of `map` and `reduce`. */
-import type { DeviceBuffer, DType, MapInput, Shape } from "@peftjs/core"
+import type { Backend, DeviceBuffer, DType, MapInput, Shape } from "@peftjs/core"
 import { call, coordinate, input, scalar, sizeOf } from "@peftjs/core"
 import { type HalfType, halfTypes, halves } from "./half.ts"
 import { at, host, numbers, spread, sum, tabulate } from "./host.ts"
@@ -51,6 +51,39 @@ function broadcasting([a, b, out]: (typeof mapShapes)[number]): KernelCase {
     tolerance: "elementwise",
   }
 }
+
+const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
+/** Three expressions that share a part; the last is an operand as it is. */
+const together = [
+  call("mul", input(0), call("sigmoid", input(1))),
+  call("sub", call("sigmoid", input(1)), scalar(0)),
+  input(1),
+]
+const meant = [
+  (a: number, b: number) => a * sigmoid(b),
+  (_: number, b: number) => sigmoid(b) - 0.25,
+  (_: number, b: number) => b,
+]
+
+/** Each result of several expressions in one pass; the others are given back. */
+function severalAtOnce([a, b, out]: (typeof mapShapes)[number]): KernelCase[] {
+  const [one, two] = [numbers("maps a", sizeOf(a)), numbers("maps b", sizeOf(b), -3, 3)]
+  const [x, y] = [host(a, one), host(b, two)]
+  return meant.map((value, i) => ({
+    label: `maps [${a}] with [${b}], result ${i}`,
+    inputs: [{ data: one }, { data: two }],
+    run(backend, [p, q]) {
+      const { maps } = backend.kernels as Required<Backend["kernels"]>
+      const results = maps(together, [operand(p, a), operand(q, b)], [0.25], out)
+      for (const [j, other] of results.entries()) if (j !== i) backend.free(other)
+      return results[i] as DeviceBuffer
+    },
+    expected: tabulate(out, (...c) => value(spread(x, c), spread(y, c))).data,
+    tolerance: "elementwise",
+  }))
+}
+
+export const mapsCases: readonly KernelCase[] = mapShapes.flatMap(severalAtOnce)
 
 /** Coordinates along every axis, into i32. */
 function reading([, , out]: (typeof mapShapes)[number]): KernelCase {

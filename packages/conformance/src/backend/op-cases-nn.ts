@@ -164,7 +164,7 @@ function linearCrossEntropyCase(parts: readonly number[], trainable: boolean, vo
   const make = trainable ? real : fixed
   return {
     name: `linearCrossEntropy, ${trainable ? "trainable" : "frozen"} parts ${parts}, chunks of ${vocabChunk}`,
-    fused: ["logSumExp"],
+    fused: ["logSumExp", "softmaxLogSumExp"],
     inputs: [
       real("x", [4, 3], -2, 2),
       ints([4], labels),
@@ -210,6 +210,7 @@ export const networkCases: readonly OpCase[] = [
   dropoutCase(0.9),
   crossEntropyCase,
   linearCrossEntropyCase([7], false, 4096),
+  linearCrossEntropyCase([7], false, 2),
   linearCrossEntropyCase([7], true, 3),
   linearCrossEntropyCase([2, 4, 1], false, 4096),
   linearCrossEntropyCase([2, 4, 1], true, 3),

@@ -53,6 +53,19 @@ function binaryCase(name: Binary, a: Shape, b: Shape, out: Shape): OpCase {
   }
 }
 
+const gate = call("mul", call("mul", input(0), call("sigmoid", input(0))), input(1))
+
+/** silu(a) · b: both gradients share what is expensive. */
+function gatedCase(a: Shape, b: Shape, out: Shape): OpCase {
+  return {
+    name: `silu [${a}] times [${b}] in one expression`,
+    fused: ["maps"],
+    inputs: [real("gate", a, -2, 2), real("up", b)],
+    run: (x) => map(gate, [x0(x), x1(x)]),
+    reference: (x) => tabulate(out, (...c) => unary.silu(spread(x0(x), c)) * spread(x1(x), c)),
+  }
+}
+
 function reduceCase(op: "sum" | "max" | "mean", shape: Shape, axis: number | undefined, keepdims: boolean): OpCase {
   const along = axis === undefined ? undefined : (axis + shape.length) % shape.length
   const kept = shape.map((size, i) => (along === undefined || i === along ? 1 : size))
@@ -225,6 +238,9 @@ const ownCases: readonly OpCase[] = [
     binaryCase(name, [2, 3, 4], [3, 1], [2, 3, 4]),
     binaryCase(name, [1, 4], [2, 3, 1], [2, 3, 4]),
   ]),
+  gatedCase([3, 7], [3, 7], [3, 7]),
+  gatedCase([2, 3, 4], [3, 1], [2, 3, 4]),
+  gatedCase([1, 4], [2, 3, 1], [2, 3, 4]),
   reduceCase("sum", [3, 4, 2], 1, false),
   reduceCase("sum", [3, 4], -1, true),
   reduceCase("sum", [3, 4], undefined, false),

@@ -1,4 +1,5 @@
 /** Operations that move, combine and reduce elements: the rows every backend runs on required kernels alone. */
+import type { DeviceBuffer } from "../backend.ts"
 import type { DType, Shape } from "../dtype.ts"
 import { bufferOf, own, wrap } from "../engine.ts"
 import { PeftError } from "../errors.ts"
@@ -20,7 +21,10 @@ export const mapOp: Op<{ expr: Expr; scalars: readonly number[]; dtype: DType }>
   },
   saves: (needs, { expr }) => [...new Set(needs.flatMap((need, i) => (need ? derivative(expr, i).reads : [])))],
   gradient({ dy, inputs, args, needs }) {
+    const together = gradientsTogether(dy, inputs, args, needs)
     return inputs.map((t, i) => {
+      const found = together?.get(i)
+      if (found) return sumTo(found, t.shape)
       if (!needs[i]) return undefined
       const { expr, reads, zero, one } = derivative(args.expr, i)
       if (zero) return undefined
@@ -28,6 +32,27 @@ export const mapOp: Op<{ expr: Expr; scalars: readonly number[]; dtype: DType }>
       return sumTo(g, t.shape)
     })
   },
+}
+
+/** Gradients of several inputs in one pass over dy and what they read; undefined where there is one alone, or no kernel. */
+function gradientsTogether(
+  dy: Tensor,
+  inputs: readonly Tensor[],
+  { expr, scalars }: { readonly expr: Expr; readonly scalars: readonly number[] },
+  needs: readonly boolean[],
+): ReadonlyMap<number, Tensor> | undefined {
+  const { engine, shape } = dy
+  const { maps } = engine.backend.kernels
+  if (!maps) return undefined
+  const wanted = inputs.flatMap((_, i) => {
+    const { zero, one } = needs[i] ? derivative(expr, i) : { zero: true, one: false }
+    return zero || one ? [] : [i]
+  })
+  if (wanted.length < 2) return undefined
+  const { exprs, reads } = derivativesTogether(expr, wanted)
+  const operands = [dy, ...reads.map((j) => inputs[j] as Tensor)].map((t) => ({ buffer: bufferOf(t), shape: t.shape }))
+  const buffers = maps(exprs, operands, scalars, shape)
+  return new Map(wanted.map((i, at) => [i, wrap(engine, buffers[at] as DeviceBuffer, shape)]))
 }
 
 /** An addition or a multiple of what waits; undefined for everything else. */
@@ -65,6 +90,34 @@ function derivative(expr: Expr, index: number): Derivative {
     one: exprKey(partial) === exprKey(constant(1)),
   }
   known.set(index, made)
+  return made
+}
+
+interface Derivatives {
+  /** dy · ∂expr/∂input for some inputs, with dy as operand 0 and the inputs that any of them reads after. */
+  readonly exprs: readonly Expr[]
+  readonly reads: readonly number[]
+}
+
+const several = new WeakMap<Expr, Map<string, Derivatives>>()
+
+function derivativesTogether(expr: Expr, wanted: readonly number[]): Derivatives {
+  const known = several.get(expr) ?? new Map<string, Derivatives>()
+  several.set(expr, known)
+  const key = wanted.join()
+  const found = known.get(key)
+  if (found) return found
+  const partials = wanted.map((i) => differentiate(expr, i))
+  const reads = [...new Set(partials.flatMap(inputsOf))]
+  const exprs = partials.map((e) =>
+    call(
+      "mul",
+      input(0),
+      renameInputs(e, (i) => reads.indexOf(i) + 1),
+    ),
+  )
+  const made = { exprs, reads }
+  known.set(key, made)
   return made
 }
 

@@ -1,6 +1,6 @@
 /** Cross-entropy, whole or over pieces of the vocabulary so that the logits never exist at once. */
 import { bufferOf, free, full, hold, scope, wrap } from "../engine.ts"
-import { call, constant, coordinate, input } from "../expr.ts"
+import { call, constant, coordinate, type Expr, input } from "../expr.ts"
 import type { Op } from "../op.ts"
 import { apply } from "../op.ts"
 import { computed } from "../sums.ts"
@@ -22,6 +22,19 @@ function logSumExp(logits: Tensor): Tensor {
   if (fused) return wrap(engine, fused(bufferOf(logits), n, vocab), [n, 1])
   const top = logits.max(1, { keepdims: true })
   return map(expOfDifference, [logits, top]).sum(1, { keepdims: true }).log().add(top)
+}
+
+/** The softmax of each row, and log Σ exp of it: [n, vocab] → [n, vocab] and [n, 1]. */
+function normalised(logits: Tensor): { p: Tensor; lse: Tensor } {
+  const { engine } = logits
+  const [n, vocab] = logits.shape as [number, number]
+  const fused = engine.backend.kernels.softmaxLogSumExp
+  if (fused) {
+    const [p, lse] = fused(bufferOf(logits), n, vocab)
+    return { p: wrap(engine, p, logits.shape), lse: wrap(engine, lse, [n, 1]) }
+  }
+  const lse = logSumExp(logits)
+  return { p: map(expOfDifference, [logits, lse]), lse }
 }
 
 const crossEntropyOp: Op<null> = {
@@ -67,8 +80,10 @@ const larger = call("max", input(0), input(1))
 const smaller = call("min", input(0), input(1))
 const logAddExp = call("add", larger, call("log", call("add", constant(1), call("exp", call("sub", smaller, larger)))))
 
-// What was added up relative to an earlier normaliser, and what is added relative to the new one.
-const rescaledSum = call("add", call("mul", input(0), call("exp", call("sub", input(1), input(2)))), input(3))
+// Two means, each relative to a normaliser of its own, as one relative to both: of exponentials that are added up.
+const rescaled = (mean: number, lse: number): Expr =>
+  call("mul", input(mean), call("exp", call("sub", input(lse), input(4))))
+const rescaledSum = call("add", rescaled(0, 1), rescaled(2, 3))
 
 interface LinearCrossEntropy {
   readonly weight: Weight
@@ -101,13 +116,12 @@ const linearCrossEntropyOp: Op<LinearCrossEntropy> = {
         kept = scope(t.engine, () => {
           const rows = weight.rows(piece)
           const logits = t.matmul(rows.T)
-          const lse = map(logAddExp, [before.lse, logSumExp(logits)])
-          if (!ahead) return { lse: hold(lse) }
-          const own = map(expOfDifference, [logits, lse]).matmul(rows)
-          return {
-            lse: hold(lse),
-            mean: hold(before.mean ? map(rescaledSum, [before.mean, before.lse, lse, own]) : computed(own)),
-          }
+          if (!ahead) return { lse: hold(map(logAddExp, [before.lse, logSumExp(logits)])) }
+          const own = normalised(logits)
+          const lse = map(logAddExp, [before.lse, own.lse])
+          const mean = computed(own.p.matmul(rows))
+          const both = before.mean && map(rescaledSum, [before.mean, before.lse, mean, own.lse, lse])
+          return { lse: hold(lse), mean: hold(both ?? mean) }
         })
         freeRunning(before)
       }
