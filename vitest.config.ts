@@ -1,5 +1,6 @@
 /** One vitest project per package, named as its folder, plus tests/, plus "chromium" for what runs in pages. Nothing is built: packages export their TypeScript source. */
 import { readdirSync } from "node:fs"
+import { availableParallelism } from "node:os"
 import { defineConfig, type ViteUserConfig } from "vitest/config"
 import { browserProjects } from "./tests/browser-project.ts"
 
@@ -20,6 +21,8 @@ const inPages = [
 const config: ViteUserConfig = defineConfig({
   test: {
     globalSetup: "tests/vulkan.ts",
+    // Vitest leaves one processor free, which of two is half.
+    maxWorkers: availableParallelism(),
     projects: [
       ...packages.map((name) => ({ test: { ...options, name, include: [`packages/${name}/test/**/*.test.ts`] } })),
       { test: { ...options, name: "tests", include: ["tests/**/*.test.ts"] } },

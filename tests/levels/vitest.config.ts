@@ -3,6 +3,7 @@
  * the last three with so many threads. The tests are those that run anyway; only the backend they import is another. Without a BLAS the
  * blas projects fail, so name one: PEFT_BLAS=PATH npx vitest run --config tests/levels/vitest.config.ts
  */
+import { availableParallelism } from "node:os"
 import { fileURLToPath } from "node:url"
 import { defineConfig, type ViteUserConfig } from "vitest/config"
 
@@ -23,6 +24,7 @@ const include = [
 
 const config: ViteUserConfig = defineConfig({
   test: {
+    maxWorkers: availableParallelism(),
     projects: levels.map(([name, kernels, threads]) => ({
       resolve: {
         alias: [{ find: /^@peftjs\/backend-cpu$/, replacement: fileURLToPath(new URL("cpu.ts", import.meta.url)) }],

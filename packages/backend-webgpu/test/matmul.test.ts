@@ -114,13 +114,13 @@ describe.skipIf(absent !== undefined)("matmul", () => {
     it(`${variant ?? "the chosen one"}: 16-bit operands`, async () => {
       const gpu = await openGpu()
       for (const half of ["bf16", "f16"] as const) {
+        // One shape with edges and one without; each pair of types and flags is compiled once.
         for (const [m, n, k] of [
           [1, 9, 300],
-          [5, 9, 11],
           [64, 64, 72],
         ] as const) {
-          for (const transB of [true, false]) await check(gpu, variant, [1, m, n, k], [false, transB], ["f32", half])
-          await check(gpu, variant, [1, m, n, k], [true, true], [half, "f32"])
+          await check(gpu, variant, [1, m, n, k], [false, half === "bf16"], ["f32", half])
+          await check(gpu, variant, [1, m, n, k], [true, half === "f16"], [half, "f32"])
         }
       }
     }, 120_000)

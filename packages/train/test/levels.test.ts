@@ -27,38 +27,47 @@ const levels: readonly (readonly [string, Level])[] = [
 ]
 it.skipIf(blas)("BLAS: NONE FOUND on this machine, so not tested; set PEFT_BLAS", () => {})
 
-/** Losses and gradient norms of a run by so many replicas in this process, each with a backend of its own. */
+/** Losses and gradient norms of a run's first steps by so many replicas in this process, each with a backend of its own. */
 async function run(
   size: number,
+  steps: number,
   level: Level,
   make: (backend: CpuBackend) => Model | Promise<Model>,
   data: () => Data,
   options: () => TrainOptions,
 ): Promise<{ losses: number[]; norms: number[] }> {
   const one = async (communicator?: Communicator): Promise<StepMetrics[]> => {
-    const steps: StepMetrics[] = []
+    const done: StepMetrics[] = []
+    const enough = new AbortController()
     await train(await make(await cpu(level)), data(), {
       ...options(),
       ...(communicator ? { communicator } : {}),
-      onStep: (metrics) => void steps.push(metrics),
+      signal: enough.signal,
+      onStep(metrics) {
+        if (done.push(metrics) === steps) enough.abort()
+      },
     })
-    return steps
+    return done
   }
   const all = await Promise.all(size === 1 ? [one()] : communicators(size).map(one))
-  const losses = all.map((steps) => steps.map(({ loss }) => loss))
+  const losses = all.map((done) => done.map(({ loss }) => loss))
   for (const other of losses) expect(other).toEqual(losses[0])
   return { losses: losses[0] ?? [], norms: (all[0] ?? []).map(({ grad_norm }) => grad_norm) }
 }
 
-const sizes = [1, 2, 4]
+/** Numbers of replicas; of the reference, which is slow, fewer, and fewer steps. */
+const sizesOf = ({ kernels }: Level): number[] => (kernels === "reference" ? [1, 2] : [1, 2, 4])
+const stepsOf = ({ kernels }: Level): number => (kernels === "reference" ? 6 : 20)
 
 describe.each(levels)("recorded runs, %s", (_, level) => {
-  it.each(["lora-adamw-fast", "lora-checkpointing"])("%s, by 1, 2 and 4 replicas", async (name) => {
+  it.each(["lora-adamw-fast", "lora-checkpointing"])("%s, by several numbers of replicas", async (name) => {
     const { options, expected, tolerance } = readJson(`training/${name}/expected.json`)
     const { lr, weight_decay, betas, eps } = options.optimizer
-    for (const size of sizes) {
+    const steps = stepsOf(level)
+    for (const size of sizesOf(level)) {
       const { losses, norms } = await run(
         size,
+        steps,
         level,
         (backend) => withAdapter("training/lora-adamw/initial_adapter", backend),
         recordedRows,
@@ -76,8 +85,10 @@ describe.each(levels)("recorded runs, %s", (_, level) => {
           }),
         }),
       )
-      expect(largestDifference(losses, expected.loss), `${size}`).toBeLessThan(tolerance.loss_abs)
-      expect(largestDifference(norms, expected.grad_norm), `${size}`).toBeLessThan(tolerance.grad_norm_abs)
+      expect(largestDifference(losses, expected.loss.slice(0, steps)), `${size}`).toBeLessThan(tolerance.loss_abs)
+      expect(largestDifference(norms, expected.grad_norm.slice(0, steps)), `${size}`).toBeLessThan(
+        tolerance.grad_norm_abs,
+      )
     }
   })
 })
@@ -97,6 +108,7 @@ describe("the same seed", () => {
     const method = lora({ r: 4, alpha: 8, dropout: 0.1 })
     const found = await run(
       size,
+      3,
       level,
       (backend) => adapt(initCausalLM(config, { backend, seed: 7 }), method, { targetModules: "all-linear", seed: 1 }),
       () => jsonl(rows, "made up"),
@@ -110,7 +122,7 @@ describe("the same seed", () => {
     expect(reference).toHaveLength(3)
     expect(new Set(reference).size).toBe(3)
     for (const [name, level] of levels)
-      for (const size of sizes) {
+      for (const size of sizesOf(level)) {
         const relative = (await losses(size, level)).map((loss, i) => loss / (reference[i] as number))
         expect(largestDifference(relative, [1, 1, 1]), `${name}, ${size} replicas`).toBeLessThan(1e-5)
       }
