@@ -94,15 +94,16 @@ describe.skipIf(launch instanceof Error)("the page", () => {
   it("stops, goes on and takes its adapter back, on a phone in the dark", { timeout: 120_000 }, () =>
     visit({ ...devices["Pixel 7"], colorScheme: "dark" }, async (page) => {
       await openPage(page, served, "cpu")
-      await start(page, { steps: 24, batchSize: 4 })
-      await page.getByText(/Step [3-9] of 24/).waitFor()
+      await start(page, { steps: 60, batchSize: 4 })
+      // Not the first ones, and far from the last: a busy machine may show none of those in between.
+      await page.getByText(/Step ([3-9]|[1-4]\d) of 60/).waitFor()
       await page.getByRole("button", { name: "Stop" }).tap()
       await ready(page)
       const stopped = await curve(page)
-      expect(stopped.steps).toBeLessThan(24)
+      expect(stopped.steps).toBeLessThan(60)
       await page.getByRole("button", { name: "Continue" }).tap()
       await ready(page)
-      expect((await curve(page)).steps).toBe(24)
+      expect((await curve(page)).steps).toBe(60)
       expect(await page.evaluate("document.documentElement.scrollWidth - innerWidth")).toBeLessThanOrEqual(0)
       await picture(page, "phone-dark")
 
