@@ -1,8 +1,8 @@
 /**
  * The run of real-run, over the base in 4 bits and with the rank that QLoRA's paper trains with, at the same scale: it must come as far as LoRA
  * of rank 8 on the bf16 base did in PyTorch + PEFT, within 3 %, and PEFT must load the adapter over the base that bitsandbytes quantises. At equal
- * rank it does not come as far: NF4 costs a model this small more than the adapter wins back in 60 steps (rank 8: 1.010, on bf16 0.940; rank 64:
- * 0.906, on bf16 0.859). Ten minutes on two free cores.
+ * rank it does not come as far, here or there: NF4 costs a model this small more than the adapter wins back in 60 steps (rank 8: 1.010, in PyTorch
+ * + PEFT + bitsandbytes 1.009, on bf16 0.940; rank 64: 0.906, on bf16 0.859). Six minutes on two cores.
  */
 import { join } from "node:path"
 import { type Context, readJson } from "../programs.ts"
