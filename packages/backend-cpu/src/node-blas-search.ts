@@ -1,28 +1,31 @@
-/** Where a BLAS may be: names the system's loader knows, and the OpenBLAS that Python packages carry. Looks at files; runs nothing. */
+/** Where a BLAS may be: names the system's loader knows, and the libraries that Python packages carry. Looks at files; runs nothing. */
 import { existsSync, readdirSync, realpathSync } from "node:fs"
 import { delimiter, dirname, join } from "node:path"
 
 const systemNames: Readonly<Record<string, readonly string[]>> = {
-  linux: [
-    "libopenblas.so.0",
-    "libopenblas.so",
-    "libblis.so.4",
-    "libblis.so",
-    "libmkl_rt.so.3",
-    "libmkl_rt.so.2",
-    "libmkl_rt.so",
-  ],
+  linux: ["libopenblas.so.0", "libopenblas.so", "libblis.so.4", "libblis.so"],
   darwin: ["/System/Library/Frameworks/Accelerate.framework/Accelerate", "libopenblas.dylib"],
-  win32: ["libopenblas.dll", "openblas.dll", "mkl_rt.3.dll", "mkl_rt.2.dll"],
+  win32: ["libopenblas.dll", "openblas.dll"],
 }
 
-/** Names and paths to try, best first. */
-export function blasCandidates(env: NodeJS.ProcessEnv, platform: NodeJS.Platform): string[] {
-  return [...(systemNames[platform] ?? []), ...sitePackages(env).flatMap(bundled)]
+const mklNames: Readonly<Record<string, readonly string[]>> = {
+  linux: ["libmkl_rt.so.3", "libmkl_rt.so.2", "libmkl_rt.so"],
+  win32: ["mkl_rt.3.dll", "mkl_rt.2.dll"],
 }
 
-/** Site-packages of the active virtual environment and of each python3 on PATH. */
-function sitePackages(env: NodeJS.ProcessEnv): string[] {
+/** Names and paths to try, best first: MKL is the fastest on processors of its maker, and takes half as fast a path on others. */
+export function blasCandidates(env: NodeJS.ProcessEnv, platform: NodeJS.Platform, processor: string): string[] {
+  const pythons = pythonPrefixes(env)
+  const mkl = [
+    ...(mklNames[platform] ?? []),
+    ...pythons.flatMap((prefix) => entries(join(prefix, "lib"), /^libmkl_rt\.so/)),
+  ]
+  const others = [...(systemNames[platform] ?? []), ...pythons.flatMap(sitePackages).flatMap(bundled)]
+  return processor.includes("Intel") ? [...mkl, ...others] : [...others, ...mkl]
+}
+
+/** The active virtual environment, and where each python3 on PATH is installed. */
+function pythonPrefixes(env: NodeJS.ProcessEnv): string[] {
   const bins = (env.PATH ?? "")
     .split(delimiter)
     .filter((folder) => folder !== "" && existsSync(join(folder, "python3")))
@@ -31,9 +34,14 @@ function sitePackages(env: NodeJS.ProcessEnv): string[] {
     // Both as named (a virtual environment's python is a link out of it) and resolved.
     ...bins.flatMap((bin) => [dirname(bin), dirname(dirname(realpathSync(join(bin, "python3"))))]),
   ]
-  return [...new Set(prefixes)].flatMap((prefix) =>
-    entries(join(prefix, "lib"), /^python3/).flatMap((lib) => [join(lib, "site-packages"), join(lib, "dist-packages")]),
-  )
+  return [...new Set(prefixes)]
+}
+
+function sitePackages(prefix: string): string[] {
+  return entries(join(prefix, "lib"), /^python3/).flatMap((lib) => [
+    join(lib, "site-packages"),
+    join(lib, "dist-packages"),
+  ])
 }
 
 const library = /^lib(scipy_)?openblas.*\.(so|dylib)/

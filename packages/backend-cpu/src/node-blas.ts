@@ -3,7 +3,7 @@
  * koffi is an optional dependency: without it there is no BLAS and WebAssembly multiplies.
  */
 import { readFileSync } from "node:fs"
-import { availableParallelism } from "node:os"
+import { availableParallelism, cpus } from "node:os"
 import { PeftError } from "@peftjs/core"
 import type { Gemm } from "./gemm.ts"
 import { blasGemm, type Sgemm } from "./gemm-blas.ts"
@@ -62,7 +62,7 @@ export async function findBlas(
   // Assigned, not merely defaulted: OpenBLAS reads it once while it is loaded, and a wrong inherited value halves the speed.
   if (coreType !== undefined) env.OPENBLAS_CORETYPE = coreType
   if (named) return load(koffi, choice, threads)
-  for (const candidate of blasCandidates(env, process.platform)) {
+  for (const candidate of blasCandidates(env, process.platform, cpus()[0]?.model ?? "")) {
     try {
       return load(koffi, candidate, threads)
     } catch {

@@ -40,7 +40,7 @@ export async function cpu(options: NodeCpuOptions = {}): Promise<CpuBackend> {
   if (kernels === "blas") {
     throw new PeftError(
       "E_BLAS",
-      `[backend-cpu] kernels is "blas" but no BLAS was found; install OpenBLAS (a system package, or Python's scipy-openblas32), or set PEFT_BLAS to the library's path`,
+      `[backend-cpu] kernels is "blas" but no BLAS was found; install OpenBLAS (a system package, or Python's scipy-openblas32 or mkl), or set PEFT_BLAS to the library's path`,
     )
   }
   return portable({ kernels, ...(maxBufferBytes === undefined ? {} : { maxBufferBytes }) })

@@ -87,7 +87,7 @@ test.runIf(process.platform === "linux")("a library without sgemm is refused by 
   await expect(cpu({ blas: "libc.so.6" })).rejects.toThrow(/libc\.so\.6 has no sgemm/)
 })
 
-test("the OpenBLAS of Python packages is found in the environment and beside each python3 on PATH", () => {
+test("the BLAS of Python packages is found in the environment and beside each python3 on PATH", () => {
   const root = mkdtempSync(join(tmpdir(), "blas-"))
   const place = (...path: string[]): string => {
     const file = join(root, ...path)
@@ -102,8 +102,15 @@ test("the OpenBLAS of Python packages is found in the environment and beside eac
   ]
   place("usr", "lib", "python3.12", "dist-packages", "numpy.libs", "libgfortran-8a9d71bc.so.5.0.0")
   const env = { PATH: `${join(root, "empty")}:${join(root, "usr", "bin")}`, VIRTUAL_ENV: join(root, "venv") }
-  expect(blasCandidates(env, "linux").filter((path) => path.startsWith(root))).toEqual(expected)
-  expect(blasCandidates({}, "linux")[0]).toBe("libopenblas.so.0")
+  const found = (processor: string) => blasCandidates(env, "linux", processor).filter((path) => path.startsWith(root))
+  expect(found("AMD EPYC")).toEqual(expected)
+  expect(blasCandidates({}, "linux", "AMD EPYC")[0]).toBe("libopenblas.so.0")
+
+  // MKL is the first choice on Intel's processors, and the last on others.
+  const mkl = place("venv", "lib", "libmkl_rt.so.3")
+  expect(found("AMD EPYC")).toEqual([...expected, mkl])
+  expect(found("Intel(R) Xeon(R) Processor")).toEqual([mkl, ...expected])
+  expect(blasCandidates({}, "linux", "Intel(R) Xeon(R) Processor")[0]).toBe("libmkl_rt.so.3")
 })
 
 test("the rate of a product is a plausible number, and measuring leaves nothing behind", async () => {

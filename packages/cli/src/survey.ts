@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from "node:fs"
 import { statfs } from "node:fs/promises"
 import { availableParallelism, cpus, freemem, totalmem } from "node:os"
-import { type CpuInfo, cpu } from "@peftjs/backend-cpu/node"
+import { type CpuInfo, cpu, gemmGflops } from "@peftjs/backend-cpu/node"
 import type { CudaInfo, CudaOptions } from "@peftjs/backend-cuda/node"
 import type { DeviceInfo } from "@peftjs/backend-webgpu/node"
 import { bestBackend, problemOf } from "./backend.ts"
@@ -20,13 +20,25 @@ export interface Survey {
   readonly processor: { readonly model: string; readonly threads: number }
   /** MiB. */
   readonly memory: { readonly total_mb: number; readonly free_mb: number }
-  /** Its kernels, best first, by where matrix products are computed. */
-  readonly cpu: { readonly blas: Found<CpuInfo>; readonly wasm: Found<CpuInfo> }
+  readonly cpu: Cpu
   readonly webgpu: Gpus
   readonly cuda: Cuda
   /** What `--backend auto` takes. */
   readonly auto: { readonly backend: string; readonly why: string }
   readonly models: { readonly cache: string; readonly models: number; readonly free_mb: number | null }
+}
+
+/** Its kernels, best first, by where matrix products are computed. */
+export interface Cpu {
+  readonly blas: Found<CpuKernels>
+  readonly wasm: Found<CpuKernels>
+  /** What to install for a faster BLAS than the one that was found. */
+  readonly faster?: string
+}
+
+export interface CpuKernels extends CpuInfo {
+  /** Rate of f32 products of 1024 × 1024 matrices on all threads of these kernels. */
+  readonly gflops: number
 }
 
 export interface Gpus {
@@ -54,7 +66,7 @@ export async function survey(version: string): Promise<Survey> {
     platform: `${process.platform} ${process.arch}`,
     processor: { model: cpus()[0]?.model.trim() ?? "unknown", threads: availableParallelism() },
     memory: { total_mb: mebibytes(totalmem()), free_mb: mebibytes(freemem()) },
-    cpu: { blas: await kernels("blas"), wasm: await kernels("wasm") },
+    cpu: await processorKernels(),
     webgpu: await gpus(),
     cuda: await cudaHere(),
     auto: { backend: best.name, why },
@@ -62,8 +74,22 @@ export async function survey(version: string): Promise<Survey> {
   }
 }
 
-async function kernels(kind: "blas" | "wasm"): Promise<Found<CpuInfo>> {
-  return found(async () => (await cpu({ kernels: kind })).info)
+async function processorKernels(): Promise<Cpu> {
+  const [blas, wasm] = [await kernels("blas"), await kernels("wasm")]
+  const intel = cpus()[0]?.model.includes("Intel") && process.platform !== "darwin"
+  const mkl = "library" in blas && /mkl/.test(blas.library ?? "")
+  if (!intel || mkl) return { blas, wasm }
+  const faster =
+    "Intel's MKL is often faster on this processor: pip install mkl, in the active Python environment or with " +
+    "PEFT_BLAS=/path/of/libmkl_rt.so"
+  return { blas, wasm, faster }
+}
+
+async function kernels(kind: "blas" | "wasm"): Promise<Found<CpuKernels>> {
+  return found(async () => {
+    const backend = await cpu({ kernels: kind })
+    return { ...backend.info, gflops: Math.round(10 * (await gemmGflops(backend))) / 10 }
+  })
 }
 
 async function gpus(): Promise<Gpus> {

@@ -88,6 +88,7 @@ describe("doctor", () => {
     expect(survey.node).toBe(process.version)
     expect(survey.cpu.blas).toMatchObject({ problem: expect.stringContaining("PEFT_BLAS") })
     expect(survey.cpu.wasm).toMatchObject({ kernels: "wasm" })
+    expect("gflops" in survey.cpu.wasm && survey.cpu.wasm.gflops).toBeGreaterThan(0)
     expect(survey.webgpu).toEqual({ adapters: [], missing: expect.stringContaining("/no/such/folder") })
     expect(survey.auto).toMatchObject({ backend: "cpu", why: expect.stringContaining("/no/such/folder") })
     expect(survey.models.models).toBe(0)

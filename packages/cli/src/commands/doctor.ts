@@ -2,7 +2,7 @@
 import type { Command } from "commander"
 import pc from "picocolors"
 import { printJson } from "../json.ts"
-import { type Cuda, type Gpus, type Survey, survey } from "../survey.ts"
+import { type CpuKernels, type Cuda, type Gpus, type Survey, survey } from "../survey.ts"
 
 export function addDoctor(program: Command): void {
   program
@@ -28,7 +28,7 @@ function describe({ peft, node, platform, processor, memory, cpu, webgpu, cuda, 
     ["peft", [`${peft}, Node ${node}, ${platform}`]],
     ["processor", [`${processor.model}, ${processor.threads} threads`]],
     ["memory", [`${mb(memory.total_mb)}, ${mb(memory.free_mb)} free`]],
-    ["cpu", [blas, wasm]],
+    ["cpu", [blas, wasm, ...(cpu.faster === undefined ? [] : [pc.yellow(cpu.faster)])]],
     ["webgpu", gpus(webgpu)],
     ["cuda", onCuda(cuda)],
     ["auto", [`${auto.backend}: ${auto.why}`]],
@@ -37,12 +37,9 @@ function describe({ peft, node, platform, processor, memory, cpu, webgpu, cuda, 
   return lines.flatMap(([name, texts]) => texts.map((t, i) => `${(i === 0 ? name : "").padEnd(11)}${t}`)).join("\n")
 }
 
-function kernels(
-  name: string,
-  { library, core, threads, relaxedSimd }: Exclude<Survey["cpu"]["blas"], { problem: string }>,
-): string {
+function kernels(name: string, { library, core, threads, relaxedSimd, gflops }: CpuKernels): string {
   const details = [core, threads && `${threads} threads`, library, relaxedSimd && "relaxed SIMD"].filter(Boolean)
-  return [name, ...details].join(", ")
+  return [name, ...details, `${gflops} GFLOPS`].join(", ")
 }
 
 function gpus({ adapters, missing, self_test: test }: Gpus): string[] {
