@@ -63,29 +63,27 @@ function unpackInside(
 }
 
 /** Scales of `count` blocks from `from` on, at `to` in the heap. */
-function scalesAt(heap: Heap, { layout, skip, ...w }: PackedOperand, from: number, count: number, to: number): void {
-  if (!layout.nested) {
-    bring(heap, w.scales, skip + from, count, to)
-    return
-  }
-  const target = heapView(heap, "f32", to, count)
-  const scaleAt = scaleReader(layout, skip, w)
-  for (let i = 0; i < count; i++) target[i] = scaleAt(from + i)
+function scalesAt(heap: Heap, w: PackedOperand, from: number, count: number, to: number): void {
+  if (w.layout.nested) readScales(w, from, heapView(heap, "f32", to, count) as Float32Array)
+  else bring(heap, w.scales, w.skip + from, count, to)
 }
 
-function plainUnpacker({ layout, offset, skip, ...w }: PackedOperand): Unpacker {
+function plainUnpacker(w: PackedOperand): Unpacker {
+  const { layout, offset } = w
   const codes = bytesOf(w.codes)
-  const scaleAt = scaleReader(layout, skip, w)
   const minimums = w.minimums ? f32Of(w.minimums) : undefined
   const { blockSize, codeBook, bits } = layout
   const table = new Float32Array(codeBook.length)
   return (first, last, body) => {
     const target = new Float32Array(last - first)
     const end = offset + last
+    const from = Math.floor((offset + first) / blockSize)
+    const scales = new Float32Array(Math.ceil(end / blockSize) - from)
+    readScales(w, from, scales)
     for (let at = offset + first, to = 0; at < end; ) {
       const block = Math.floor(at / blockSize)
       const stop = Math.min(end, (block + 1) * blockSize)
-      const [scale, low] = [scaleAt(block), minimums ? (minimums[block] as number) : 0]
+      const [scale, low] = [scales[block - from] as number, minimums ? (minimums[block] as number) : 0]
       // What each code stands for in this block; Float32Array rounds.
       for (let c = 0; c < table.length; c++) table[c] = Math.fround((codeBook[c] as number) * scale) + low
       for (; at < stop; at++, to++) target[to] = table[bits === 8 ? (codes[at] as number) : nibble(codes, at)] as number
@@ -100,21 +98,19 @@ function nibble(codes: Uint8Array, at: number): number {
   return at % 2 === 0 ? byte >> 4 : byte & 15
 }
 
-function scaleReader(
-  { nested }: PackedOperand["layout"],
-  skip: number,
-  w: Pick<PackedOperand, "scales" | "nested">,
-): (block: number) => number {
+/** Scales of the blocks from `from` on, as many as `target` takes. */
+function readScales({ layout: { nested }, skip, ...w }: PackedOperand, from: number, target: Float32Array): void {
+  const count = target.length
   if (!nested || !w.nested) {
-    const plain = f32Of(w.scales)
-    return (block) => plain[skip + block] as number
+    target.set(f32Of(w.scales).subarray(skip + from, skip + from + count))
+    return
   }
   const [codes, outer] = [bytesOf(w.scales), f32Of(w.nested.scales)]
   const { codeBook, blockSize, offset } = nested
-  return (block) => {
-    const at = skip + block
-    const value = Math.fround((codeBook[codes[at] as number] as number) * (outer[Math.floor(at / blockSize)] as number))
-    return Math.fround(value + offset)
+  for (let at = skip + from, i = 0; i < count; ) {
+    const scale = outer[Math.floor(at / blockSize)] as number
+    const stop = Math.min(count, i + blockSize - (at % blockSize))
+    for (; i < stop; i++, at++) target[i] = Math.fround((codeBook[codes[at] as number] as number) * scale) + offset
   }
 }
 
