@@ -33,7 +33,7 @@ export function packedWeight(
   const [rows, columns] = shape
   const engine = engineOf(backend)
   const inner = layout.nested?.codeBook
-  const packed = outsideScopes(engine, () => upload(backend, layout, shape, data))
+  const packed = uploadOutsideScopes(backend, layout, shape, data)
   const { parts } = packed
   const own = parts.flatMap((p) => [p.codes, p.scales, ...[p.nestedScales, p.minimums].filter((t) => t !== undefined)])
   return {
@@ -60,12 +60,21 @@ export function packedWeight(
   }
 }
 
-/** A weight outlives the scope that happens to be open when it is made. */
-function outsideScopes<T>(engine: Engine, body: () => T): T {
+/**
+ * A weight outlives the scope that happens to be open when it is made. A function of its own, because all closures of a function keep what any
+ * of them uses, and those of a weight would keep the data it was made from.
+ */
+function uploadOutsideScopes(
+  backend: Backend,
+  layout: PackedLayout,
+  shape: readonly [number, number],
+  data: PackedData,
+): PackedStorage {
+  const engine = engineOf(backend)
   const { scope } = engine
   engine.scope = undefined
   try {
-    return body()
+    return upload(backend, layout, shape, data)
   } finally {
     engine.scope = scope
   }
