@@ -24,10 +24,12 @@ export interface MpiLibrary {
 type Library = ReturnType<typeof koffi.load>
 
 /**
- * Loads and initialises MPI. `choice` is a path, or undefined to search: beside the launcher, then by the names systems have.
+ * Loads and initialises MPI. `choice` is a path, or undefined to search: beside the launcher, then by the names systems have. What `env` does
+ * not say of UCX is set there, for it to read.
  * Throws E_MPI where there is none, where it is of no known kind, and where a call fails.
  */
 export function loadMpi(choice: string | undefined, env: NodeJS.ProcessEnv = process.env): MpiLibrary {
+  for (const [name, value] of Object.entries(ucx)) env[name] ??= value
   const tried: string[] = []
   for (const path of choice ? [choice] : candidates(env)) {
     let library: Library
@@ -44,6 +46,13 @@ export function loadMpi(choice: string | undefined, env: NodeJS.ProcessEnv = pro
     `[distributed-mpi] no MPI library can be loaded (${tried.join("; ")}); install MPICH or Open MPI, or name the library of your mpirun by PEFT_MPI`,
   )
 }
+
+/**
+ * Read by UCX, which carries messages for MPICH and Open MPI. It rewrites the code of malloc's neighbours (mmap, brk …) so as to see memory come
+ * and go, while the engine's other threads are in them: every tenth process or so then ended with a broken heap. And it takes over the signal by
+ * which WebAssembly notices an address that is out of bounds.
+ */
+const ucx = { UCX_MEM_EVENTS: "no", UCX_ERROR_SIGNALS: "SIGILL,SIGBUS,SIGFPE" }
 
 /** The launcher's own library first: another one would make each rank a job of its own. */
 function candidates(env: NodeJS.ProcessEnv): string[] {

@@ -24,3 +24,9 @@ it("a library that is no MPI is E_MPI, before anything is called", () => {
   const other = process.platform === "darwin" ? "libSystem.dylib" : "libm.so.6"
   expect(() => loadMpi(other, {})).toThrow(/has no MPI_Get_library_version.*E_MPI/s)
 })
+
+it("UCX is told to leave malloc and WebAssembly's signal alone, unless the environment says otherwise", () => {
+  const env: NodeJS.ProcessEnv = { UCX_ERROR_SIGNALS: "SIGFPE" }
+  expect(() => loadMpi("/nowhere/libmpi.so", env)).toThrow()
+  expect(env).toEqual({ UCX_ERROR_SIGNALS: "SIGFPE", UCX_MEM_EVENTS: "no" })
+})

@@ -30,7 +30,7 @@ export async function replicas(context: Context): Promise<void> {
     context.expect(
       `two ranks of ${name} have the losses of one program`,
       apart(alone, found) < 1e-5,
-      code === 0 ? `${apart(alone, found).toExponential(1)} apart` : stderr.slice(-300),
+      code === 0 ? `${apart(alone, found).toExponential(1)} apart` : `exit ${code}: ${stderr.slice(-300)}`,
     )
     await killed(context, name, launch, demo)
   }
