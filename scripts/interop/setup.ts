@@ -25,6 +25,7 @@ import {
 import { cpus, homedir } from "node:os"
 import { basename, join, resolve } from "node:path"
 import { fileURLToPath } from "node:url"
+import { mklIsFastest } from "@peftjs/backend-cpu/node"
 
 /** Absolute paths of Python with what `requirements.txt` names, and of the OpenBLAS among it. */
 export type Peers = { cache: string; python: string; blas: string }
@@ -52,7 +53,7 @@ export async function setUp(): Promise<Oracle> {
 
 /** The BLAS that is fastest on this processor, of those that PyPI has: the one that PyTorch carries where that is Intel's. */
 export async function fastestBlas({ cache, python, blas }: Peers): Promise<string> {
-  if (!cpus()[0]?.model.includes("Intel")) return blas
+  if (!mklIsFastest(process.platform, cpus()[0]?.model ?? "")) return blas
   const [mkl, openmp] = ["mkl==2026.2.0", "intel-openmp==2026.2.0"]
   const folder = await withLock(join(cache, "mkl.lock"), () => fetchPackage(cache, python, mkl, "--prefix", openmp))
   return join(folder, "lib", "libmkl_rt.so.3")

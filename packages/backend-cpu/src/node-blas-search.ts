@@ -13,7 +13,12 @@ const mklNames: Readonly<Record<string, readonly string[]>> = {
   win32: ["mkl_rt.3.dll", "mkl_rt.2.dll"],
 }
 
-/** Names and paths to try, best first: MKL is the fastest on processors of its maker, and takes half as fast a path on others. */
+/** On processors of its maker; on others it takes a path half as fast. There is none for Apple's systems any more. */
+export function mklIsFastest(platform: NodeJS.Platform, processor: string): boolean {
+  return platform !== "darwin" && processor.includes("Intel")
+}
+
+/** Names and paths to try, best first. */
 export function blasCandidates(env: NodeJS.ProcessEnv, platform: NodeJS.Platform, processor: string): string[] {
   const pythons = pythonPrefixes(env)
   const mkl = [
@@ -21,7 +26,7 @@ export function blasCandidates(env: NodeJS.ProcessEnv, platform: NodeJS.Platform
     ...pythons.flatMap((prefix) => entries(join(prefix, "lib"), /^libmkl_rt\.so/)),
   ]
   const others = [...(systemNames[platform] ?? []), ...pythons.flatMap(sitePackages).flatMap(bundled)]
-  return processor.includes("Intel") ? [...mkl, ...others] : [...others, ...mkl]
+  return mklIsFastest(platform, processor) ? [...mkl, ...others] : [...others, ...mkl]
 }
 
 /** The active virtual environment, and where each python3 on PATH is installed. */

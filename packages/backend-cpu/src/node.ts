@@ -9,6 +9,7 @@ import { findBlas } from "./node-blas.ts"
 
 export type { CpuBackend, CpuInfo } from "./backend.ts"
 export { gemmGflops } from "./measure.ts"
+export { mklIsFastest } from "./node-blas-search.ts"
 
 export interface NodeCpuOptions {
   /** As in `CpuOptions`; "blas" insists on a BLAS, "auto" (default) takes one if there is one. */

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from "node:fs"
 import { statfs } from "node:fs/promises"
 import { availableParallelism, cpus, freemem, totalmem } from "node:os"
-import { type CpuInfo, cpu, gemmGflops } from "@peftjs/backend-cpu/node"
+import { type CpuInfo, cpu, gemmGflops, mklIsFastest } from "@peftjs/backend-cpu/node"
 import type { CudaInfo, CudaOptions } from "@peftjs/backend-cuda/node"
 import type { DeviceInfo } from "@peftjs/backend-webgpu/node"
 import { bestBackend, problemOf } from "./backend.ts"
@@ -64,7 +64,7 @@ export async function survey(version: string): Promise<Survey> {
     peft: version,
     node: process.version,
     platform: `${process.platform} ${process.arch}`,
-    processor: { model: cpus()[0]?.model.trim() ?? "unknown", threads: availableParallelism() },
+    processor: { model: processor(), threads: availableParallelism() },
     memory: { total_mb: mebibytes(totalmem()), free_mb: mebibytes(freemem()) },
     cpu: await processorKernels(),
     webgpu: await gpus(),
@@ -74,11 +74,12 @@ export async function survey(version: string): Promise<Survey> {
   }
 }
 
+const processor = (): string => cpus()[0]?.model.trim() ?? "unknown"
+
 async function processorKernels(): Promise<Cpu> {
   const [blas, wasm] = [await kernels("blas"), await kernels("wasm")]
-  const intel = cpus()[0]?.model.includes("Intel") && process.platform !== "darwin"
   const mkl = "library" in blas && /mkl/.test(blas.library ?? "")
-  if (!intel || mkl) return { blas, wasm }
+  if (mkl || !mklIsFastest(process.platform, processor())) return { blas, wasm }
   const faster =
     "Intel's MKL is often faster on this processor: pip install mkl, in the active Python environment or with " +
     "PEFT_BLAS=/path/of/libmkl_rt.so"

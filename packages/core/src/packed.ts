@@ -33,7 +33,7 @@ export function packedWeight(
   const [rows, columns] = shape
   const engine = engineOf(backend)
   const inner = layout.nested?.codeBook
-  const packed = uploadOutsideScopes(backend, layout, shape, data)
+  const packed = upload(backend, layout, shape, data)
   const { parts } = packed
   const own = parts.flatMap((p) => [p.codes, p.scales, ...[p.nestedScales, p.minimums].filter((t) => t !== undefined)])
   return {
@@ -61,25 +61,9 @@ export function packedWeight(
 }
 
 /**
- * A weight outlives the scope that happens to be open when it is made. A function of its own, because all closures of a function keep what any
- * of them uses, and those of a weight would keep the data it was made from.
+ * A weight outlives the scope that happens to be open when it is made. Called, and no closure in `packedWeight`: those of one function keep
+ * what any of them uses, and a weight's would keep the data it was made from.
  */
-function uploadOutsideScopes(
-  backend: Backend,
-  layout: PackedLayout,
-  shape: readonly [number, number],
-  data: PackedData,
-): PackedStorage {
-  const engine = engineOf(backend)
-  const { scope } = engine
-  engine.scope = undefined
-  try {
-    return upload(backend, layout, shape, data)
-  } finally {
-    engine.scope = scope
-  }
-}
-
 function upload(
   backend: Backend,
   layout: PackedLayout,
@@ -90,12 +74,18 @@ function upload(
   const inner = layout.nested?.codeBook
   const step = rowsPerPart(backend, layout, shape[1])
   const starts = Array.from({ length: Math.ceil(shape[0] / step) }, (_, i) => i * step)
-  return {
-    layout,
-    shape,
-    parts: starts.map((start) => uploadPart(backend, layout, shape, data, start, Math.min(shape[0], start + step))),
-    book: takeBook(engine, layout.codeBook, () => bytesTable(layout), layout.bits === 4 ? 2 : 1),
-    ...(inner ? { nestedBook: takeBook(engine, inner, () => inner, 1) } : {}),
+  const { scope } = engine
+  engine.scope = undefined
+  try {
+    return {
+      layout,
+      shape,
+      parts: starts.map((start) => uploadPart(backend, layout, shape, data, start, Math.min(shape[0], start + step))),
+      book: takeBook(engine, layout.codeBook, () => bytesTable(layout), layout.bits === 4 ? 2 : 1),
+      ...(inner ? { nestedBook: takeBook(engine, inner, () => inner, 1) } : {}),
+    }
+  } finally {
+    engine.scope = scope
   }
 }
 
