@@ -14,7 +14,7 @@ const mklNames: Readonly<Record<string, readonly string[]>> = {
 }
 
 /** On processors of its maker; on others it takes a path half as fast. There is none for Apple's systems any more. */
-export function mklIsFastest(platform: NodeJS.Platform, processor: string): boolean {
+export function mklIsFastest(platform: string, processor: string): boolean {
   return platform !== "darwin" && processor.includes("Intel")
 }
 
